@@ -1,0 +1,289 @@
+//! Chooses the nodes that may serve a request, best first.
+//!
+//! Filters hold hard facts and are never bent; each says which nodes it struck out. What is left is ordered:
+//! nodes that this request has not tried before those it has, near regions before far ones, then the fewest
+//! of this edge's own requests in flight.
+
+use crate::health::{Health, NodeHealth, Readiness};
+use crate::table::{NodeKey, RoutingTable};
+use std::time::Duration;
+use types::{ModelVersion, Monotonic, RegionName};
+
+/// What a request needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    pub version: ModelVersion,
+    /// Where the tenant's requests may go; `None` = everywhere.
+    pub regions: Option<&'a [RegionName]>,
+    /// Nodes that earlier attempts of this request went to.
+    pub tried: &'a [NodeKey],
+}
+
+/// Nodes in the order of preference, and why the others are not among them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Never empty.
+    pub choices: Vec<Choice>,
+    pub vetoes: Vec<(NodeKey, Veto)>,
+}
+
+/// One node and what its place in the order rests on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Choice {
+    pub node: NodeKey,
+    pub tries: usize,
+    pub distance_km: f64,
+    pub in_flight: u32,
+}
+
+/// A hard fact against a node. In the order in which the filters stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Veto {
+    /// The tenant's requests may not go to that region.
+    Residency,
+    /// No replica of the version serves there.
+    NotReady,
+    /// The node takes nothing new.
+    Draining,
+    /// The node does not answer probes.
+    Down,
+    /// The breaker is open until then.
+    BreakerOpen { until: Monotonic },
+}
+
+/// Why no node may serve a request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoute {
+    #[error("the routing table has no nodes")]
+    NoNodes,
+    #[error("the tenant's regions have no nodes")]
+    Residency,
+    #[error("no replica of this model version serves in any allowed region")]
+    NotReady,
+    #[error("every node that could serve is draining")]
+    Draining,
+    #[error("every node that could serve is down")]
+    Down,
+    #[error("every node that could serve failed repeatedly and is left alone for {} ms", wait.as_millis())]
+    BreakersOpen { wait: Duration },
+}
+
+/// The plan for one attempt of a request that an edge in `here` has in hand.
+pub fn route(
+    table: &RoutingTable,
+    health: &Health,
+    here: &RegionName,
+    ask: Ask<'_>,
+    now: Monotonic,
+) -> Result<Plan, NoRoute> {
+    let unseen = NodeHealth::default();
+    let mut choices = Vec::new();
+    let mut vetoes = Vec::new();
+    for key in table.nodes.keys() {
+        let seen = health.node(key).unwrap_or(&unseen);
+        match veto(key, seen, ask, now) {
+            Some(veto) => vetoes.push((key.clone(), veto)),
+            None => choices.push(Choice {
+                node: key.clone(),
+                tries: ask.tried.iter().filter(|tried| *tried == key).count(),
+                distance_km: distance_km(table, here, &key.region),
+                in_flight: seen.in_flight,
+            }),
+        }
+    }
+    if choices.is_empty() {
+        return Err(refusal(&vetoes, now));
+    }
+    choices.sort_by(|left, right| {
+        left.tries
+            .cmp(&right.tries)
+            .then(left.distance_km.total_cmp(&right.distance_km))
+            .then(left.in_flight.cmp(&right.in_flight))
+            .then_with(|| left.node.cmp(&right.node))
+    });
+    Ok(Plan { choices, vetoes })
+}
+
+fn veto(key: &NodeKey, seen: &NodeHealth, ask: Ask<'_>, now: Monotonic) -> Option<Veto> {
+    if ask.regions.is_some_and(|regions| !regions.contains(&key.region)) {
+        return Some(Veto::Residency);
+    }
+    match seen.readiness(ask.version, now) {
+        Readiness::NotReady => return Some(Veto::NotReady),
+        Readiness::Draining => return Some(Veto::Draining),
+        Readiness::Ready | Readiness::Unknown => {}
+    }
+    if seen.is_down() {
+        return Some(Veto::Down);
+    }
+    seen.breaker.would_admit(now).err().map(|refused| Veto::BreakerOpen { until: refused.until })
+}
+
+/// The filter that struck out the last hope is the one that says why.
+fn refusal(vetoes: &[(NodeKey, Veto)], now: Monotonic) -> NoRoute {
+    let breakers = vetoes.iter().filter_map(|(_, veto)| match veto {
+        Veto::BreakerOpen { until } => Some(until.since(now)),
+        _ => None,
+    });
+    if let Some(wait) = breakers.min() {
+        return NoRoute::BreakersOpen { wait };
+    }
+    match vetoes.iter().map(|(_, veto)| veto).max() {
+        None => NoRoute::NoNodes,
+        Some(Veto::Residency) => NoRoute::Residency,
+        Some(Veto::NotReady) => NoRoute::NotReady,
+        Some(Veto::Draining) => NoRoute::Draining,
+        Some(Veto::Down | Veto::BreakerOpen { .. }) => NoRoute::Down,
+    }
+}
+
+fn distance_km(table: &RoutingTable, here: &RegionName, there: &RegionName) -> f64 {
+    // The edge's own region is nearest even where two regions share a place.
+    if here == there {
+        return 0.0;
+    }
+    match (table.regions.get(here), table.regions.get(there)) {
+        (Some(here), Some(there)) => here.kilometres_to(*there).max(1.0),
+        _ => f64::MAX,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::breaker::Outcome;
+    use crate::table::Node;
+    use proptest::prelude::*;
+    use types::{LoadFrame, LoadState, Place};
+
+    const VERSION: [u8; 32] = [1; 32];
+
+    fn key(text: &str) -> NodeKey {
+        let (region, node) = text.split_once('/').unwrap();
+        NodeKey { region: region.parse().unwrap(), node: node.parse().unwrap() }
+    }
+
+    fn region(name: &str) -> RegionName {
+        name.parse().unwrap()
+    }
+
+    fn at(seconds: u64) -> Monotonic {
+        Monotonic::from_micros(seconds * 1_000_000)
+    }
+
+    /// us-east has two nodes, eu-west one, ap-south one.
+    fn world() -> (RoutingTable, Health) {
+        let mut table = RoutingTable::default();
+        for (name, latitude, longitude) in
+            [("us-east", 39.0, -77.5), ("eu-west", 53.3, -6.3), ("ap-south", 19.1, 72.9)]
+        {
+            table.regions.insert(region(name), Place { latitude, longitude });
+        }
+        for node in ["us-east/n1", "us-east/n2", "eu-west/n1", "ap-south/n1"] {
+            let entry = Node {
+                zone: "a".parse().unwrap(),
+                ingress: ([127, 0, 0, 1], 7443).into(),
+                server_name: "n".to_owned(),
+            };
+            table.nodes.insert(key(node), entry);
+        }
+        let mut health = Health::default();
+        health.follow(&table);
+        (table, health)
+    }
+
+    fn ask<'a>(regions: Option<&'a [RegionName]>, tried: &'a [NodeKey]) -> Ask<'a> {
+        Ask { version: ModelVersion::from_digest(VERSION), regions, tried }
+    }
+
+    fn order(plan: Result<Plan, NoRoute>) -> Vec<String> {
+        plan.unwrap().choices.iter().map(|choice| choice.node.to_string()).collect()
+    }
+
+    fn report(health: &mut Health, node: &str, state: LoadState, replicas: u32, now: Monotonic) {
+        let frame = LoadFrame { state, replicas, ..LoadFrame::default() };
+        let frames = [(ModelVersion::from_digest(VERSION), frame)];
+        health.probe_answered(&key(node), &frames, Duration::ZERO, now);
+    }
+
+    #[test]
+    fn nearest_region_first_then_fewest_in_flight() {
+        let (table, mut health) = world();
+        let here = region("us-east");
+        let _busy = health.begin(&key("us-east/n1"), at(0)).unwrap();
+        let plan = route(&table, &health, &here, ask(None, &[]), at(0));
+        assert_eq!(order(plan), ["us-east/n2", "us-east/n1", "eu-west/n1", "ap-south/n1"]);
+        let plan = route(&table, &health, &region("ap-south"), ask(None, &[]), at(0));
+        assert_eq!(order(plan)[..2], ["ap-south/n1", "eu-west/n1"]);
+    }
+
+    #[test]
+    fn a_retry_goes_where_the_request_has_not_been() {
+        let (table, health) = world();
+        let tried = [key("us-east/n1"), key("us-east/n2"), key("us-east/n1")];
+        let plan = route(&table, &health, &region("us-east"), ask(None, &tried), at(0));
+        assert_eq!(order(plan), ["eu-west/n1", "ap-south/n1", "us-east/n2", "us-east/n1"]);
+    }
+
+    #[test]
+    fn every_filter_says_so_when_it_leaves_nothing() {
+        let here = region("us-east");
+        let (table, mut health) = world();
+        let nowhere = [region("mars")];
+        let refused = |health: &Health, regions: Option<&[RegionName]>| {
+            route(&table, health, &here, ask(regions, &[]), at(1)).unwrap_err()
+        };
+        assert_eq!(refused(&health, Some(&nowhere)), NoRoute::Residency);
+        let europe = [region("eu-west")];
+        report(&mut health, "eu-west/n1", LoadState::Serving, 0, at(0));
+        assert_eq!(refused(&health, Some(&europe)), NoRoute::NotReady);
+        report(&mut health, "eu-west/n1", LoadState::Draining, 1, at(0));
+        assert_eq!(refused(&health, Some(&europe)), NoRoute::Draining);
+        report(&mut health, "eu-west/n1", LoadState::Serving, 1, at(0));
+        for _ in 0..3 {
+            health.probe_missed(&key("eu-west/n1"));
+        }
+        assert_eq!(refused(&health, Some(&europe)), NoRoute::Down);
+        report(&mut health, "eu-west/n1", LoadState::Serving, 1, at(0));
+        for _ in 0..5 {
+            let permit = health.begin(&europe_node(), at(0)).unwrap();
+            health.end(&europe_node(), permit, Outcome::Failed, at(0));
+        }
+        let wait = Duration::from_secs(4);
+        assert_eq!(refused(&health, Some(&europe)), NoRoute::BreakersOpen { wait });
+        assert_eq!(
+            route(&RoutingTable::default(), &health, &here, ask(None, &[]), at(1)),
+            Err(NoRoute::NoNodes)
+        );
+    }
+
+    fn europe_node() -> NodeKey {
+        key("eu-west/n1")
+    }
+
+    proptest! {
+        /// Residency is law: whatever the health, no plan names a node outside of the tenant's regions.
+        #[test]
+        fn no_plan_leaves_the_tenants_regions(
+            allowed in prop::sample::subsequence(vec!["us-east", "eu-west", "ap-south"], 1..3),
+            down in prop::sample::subsequence(vec!["us-east/n1", "us-east/n2", "eu-west/n1", "ap-south/n1"], 0..4),
+            tried in prop::sample::subsequence(vec!["us-east/n1", "us-east/n2", "eu-west/n1"], 0..3),
+        ) {
+            let (table, mut health) = world();
+            for node in &down {
+                for _ in 0..3 {
+                    health.probe_missed(&key(node));
+                }
+            }
+            let allowed: Vec<RegionName> = allowed.into_iter().map(region).collect();
+            let tried: Vec<NodeKey> = tried.into_iter().map(key).collect();
+            match route(&table, &health, &region("us-east"), ask(Some(&allowed), &tried), at(0)) {
+                Ok(plan) => for choice in plan.choices {
+                    prop_assert!(allowed.contains(&choice.node.region));
+                    prop_assert!(!down.contains(&choice.node.to_string().as_str()));
+                },
+                Err(refused) => prop_assert_eq!(refused, NoRoute::Down),
+            }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Lets a request in: counts the bytes it holds, reads what it asks for. Quotas will stand here.
+
+use crate::refusal::Refusal;
+use crate::tenants::TenantEntry;
+use openai::RequestView;
+use policy::RoutingTable;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use types::ModelVersion;
+
+/// Body bytes that one request holds of its tenant's share of the edge's memory.
+pub(crate) struct BodyBytes {
+    tenant: Arc<TenantEntry>,
+    held: usize,
+}
+
+impl BodyBytes {
+    pub(crate) fn none(tenant: Arc<TenantEntry>) -> Self {
+        Self { tenant, held: 0 }
+    }
+
+    /// Holds `total` bytes in all, if the tenant's share has room.
+    pub(crate) fn grow(&mut self, total: usize) -> Result<(), Refusal> {
+        let more = total.saturating_sub(self.held);
+        let before = self.tenant.body_bytes.fetch_add(more, Relaxed);
+        self.held += more;
+        // What was added stays counted until the drop, so the count is right in either case.
+        if before + more > TENANT_BODY_BYTES_MAX { Err(Refusal::TooManyBytes) } else { Ok(()) }
+    }
+}
+
+impl Drop for BodyBytes {
+    fn drop(&mut self) {
+        self.tenant.body_bytes.fetch_sub(self.held, Relaxed);
+    }
+}
+
+/// The version that a request's model name stands for now.
+pub(crate) fn model_version(table: &RoutingTable, view: &RequestView<'_>) -> Result<ModelVersion, Refusal> {
+    table
+        .models
+        .get(view.model.as_ref())
+        .copied()
+        .ok_or_else(|| Refusal::UnknownModel { model: view.model.chars().take(MODEL_SHOWN_MAX).collect() })
+}
+
+/// Eight of the largest requests at once.
+const TENANT_BODY_BYTES_MAX: usize = 8 * crate::receive::BODY_BYTES_MAX;
+const MODEL_SHOWN_MAX: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_holds_no_more_than_its_share_and_gives_it_back() {
+        let tenant = Arc::new(TenantEntry::for_test());
+        let largest = crate::receive::BODY_BYTES_MAX;
+        let mut held: Vec<BodyBytes> = (0..8).map(|_| BodyBytes::none(tenant.clone())).collect();
+        for body in &mut held {
+            body.grow(largest / 2).unwrap();
+            body.grow(largest).unwrap();
+        }
+        assert_eq!(BodyBytes::none(tenant.clone()).grow(1), Err(Refusal::TooManyBytes));
+        held.pop();
+        assert_eq!(BodyBytes::none(tenant.clone()).grow(largest), Ok(()));
+        held.clear();
+        assert_eq!(tenant.body_bytes.load(Relaxed), 0);
+    }
+}

@@ -1,0 +1,150 @@
+//! One request's way through the edge, from head to settlement.
+
+use crate::Edge;
+use crate::admit::{self, BodyBytes};
+use crate::attempt::{Asked, Attempts};
+use crate::authenticate::authenticate;
+use crate::network::client::{Client, ClientGone};
+use crate::network::listen::Answer;
+use crate::receive::{self, Target};
+use crate::refusal::Refusal;
+use crate::relay::relay;
+use crate::settle::Record;
+use crate::tenants::Tenant;
+use bytes::Bytes;
+use openai::models::{Model, ModelList};
+use openai::{Endpoint, RequestView};
+use serde::Serialize;
+use std::sync::Arc;
+use types::{RequestId, header};
+
+/// Why a request's way ended early.
+pub(crate) enum Stop {
+    Refused(Refusal),
+    /// The engine refused the request; its words travel as they are.
+    Engine {
+        status: u16,
+        body: Bytes,
+    },
+    ClientGone,
+}
+
+impl<R: Into<Refusal>> From<R> for Stop {
+    fn from(refusal: R) -> Self {
+        Self::Refused(refusal.into())
+    }
+}
+
+impl From<ClientGone> for Stop {
+    fn from(ClientGone: ClientGone) -> Self {
+        Self::ClientGone
+    }
+}
+
+impl Answer for Arc<Edge> {
+    async fn answer(&self, client: &mut Client) {
+        let mut record = Record::begin(self, RequestId::from_random(random()));
+        let told = match self.steps(client, &mut record).await {
+            Ok(()) | Err(Stop::ClientGone) => Ok(()),
+            Err(Stop::Refused(refusal)) => {
+                record.refused(refusal.to_client().0);
+                client.refuse(&refusal, record.request_id()).await
+            }
+            Err(Stop::Engine { status, body }) => {
+                record.refused(status);
+                let headers = [("content-type", "application/json"), ("x-request-id", record.request_id())];
+                client.answer(status, &headers, body).await
+            }
+        };
+        // A client that left while it was being told has no use for more words.
+        let (Ok(()) | Err(ClientGone)) = told;
+    }
+}
+
+impl Edge {
+    async fn steps(&self, client: &mut Client, record: &mut Record<'_>) -> Result<(), Stop> {
+        let target = receive::head(client)?;
+        let known = authenticate(&self.tenants, client)?;
+        record.known(known.tenant.name.clone());
+        let endpoint = match target {
+            Target::Generate(endpoint) => endpoint,
+            Target::ListModels => return self.list_models(client, record).await,
+            Target::ShowModel(model) => return self.show_model(client, record, &model).await,
+        };
+        let (body, held) = receive::body(client, BodyBytes::none(known.clone())).await?;
+        let asked = self.admit(&known.tenant, endpoint, body, record)?;
+        let mut attempts = Attempts::new(self, &asked);
+        let relayed = relay(client, &mut attempts, &asked, record).await;
+        drop(held);
+        relayed
+    }
+
+    /// Reads what the request asks for, and mints what identifies it from here on.
+    fn admit(
+        &self,
+        tenant: &Tenant,
+        endpoint: Endpoint,
+        body: Bytes,
+        record: &mut Record<'_>,
+    ) -> Result<Asked, Refusal> {
+        let view = RequestView::parse(&body)?;
+        let version = admit::model_version(&self.routing_table.load(), &view)?;
+        record.asked_for(version);
+        let headers = vec![
+            (header::PROTOCOL, header::PROTOCOL_VERSION.to_owned()),
+            (header::STREAM, header::STREAM_ANNOTATED.to_owned()),
+            (header::REQUEST_ID, record.request_id().to_owned()),
+            (header::CREATED_UNIX_MS, self.clock.wall().0.to_string()),
+            (header::TENANT, tenant.name.to_string()),
+            (header::PRIORITY, tenant.priority.to_string()),
+            (header::MODEL_VERSION, version.to_string()),
+            // Minted here, so that every attempt of one request draws the same tokens.
+            (header::SEED, u64::from_le_bytes(random()).to_string()),
+        ];
+        let (stream, regions) = (view.stream, tenant.regions.clone());
+        Ok(Asked { endpoint, body, version, regions, stream, headers })
+    }
+
+    async fn list_models(&self, client: &mut Client, record: &mut Record<'_>) -> Result<(), Stop> {
+        let table = self.routing_table.load();
+        let models = table.models.keys().map(|name| Model::new(name.as_str(), CREATED_UNKNOWN)).collect();
+        self.answer_json(client, record, &ModelList::new(models)).await
+    }
+
+    async fn show_model(
+        &self,
+        client: &mut Client,
+        record: &mut Record<'_>,
+        model: &str,
+    ) -> Result<(), Stop> {
+        if !self.routing_table.load().models.contains_key(model) {
+            let model = model.chars().take(MODEL_SHOWN_MAX).collect();
+            return Err(Refusal::UnknownModel { model }.into());
+        }
+        self.answer_json(client, record, &Model::new(model, CREATED_UNKNOWN)).await
+    }
+
+    async fn answer_json(
+        &self,
+        client: &mut Client,
+        record: &mut Record<'_>,
+        body: &impl Serialize,
+    ) -> Result<(), Stop> {
+        let json = serde_json::to_vec(body).expect("strings and numbers always serialise");
+        let headers = [("content-type", "application/json"), ("x-request-id", record.request_id())];
+        client.answer(200, &headers, json.into()).await?;
+        record.complete();
+        Ok(())
+    }
+}
+
+/// From the operating system: ids must not collide between edges, seeds must not repeat.
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the operating system has random bytes");
+    bytes
+}
+
+/// The API demands a time; the routing table does not say when a model came.
+const CREATED_UNKNOWN: u64 = 0;
+const MODEL_SHOWN_MAX: usize = 128;

@@ -1,0 +1,90 @@
+//! What an edge counts. Labels come from closed sets.
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
+
+pub(crate) struct Metrics {
+    registry: Registry,
+    pub(crate) requests: IntCounterVec,
+    pub(crate) requests_in_flight: Gauge,
+    pub(crate) attempts: IntCounterVec,
+    pub(crate) first_token_seconds: Histogram,
+    pub(crate) prompt_tokens: IntCounter,
+    pub(crate) completion_tokens: IntCounter,
+    pub(crate) streams_broken: IntCounter,
+    pub(crate) connections: IntGauge,
+    pub(crate) connections_refused: IntCounter,
+    pub(crate) panics: IntCounter,
+}
+
+/// A gauge that is counted by guards, so that no way out of a request forgets it.
+pub(crate) struct Gauge(IntGauge);
+
+pub(crate) struct GaugeGuard(IntGauge);
+
+impl Gauge {
+    pub(crate) fn guard(&self) -> GaugeGuard {
+        self.0.inc();
+        GaugeGuard(self.0.clone())
+    }
+
+    pub(crate) fn get(&self) -> i64 {
+        self.0.get()
+    }
+}
+
+impl Drop for GaugeGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let registry = Registry::new();
+        let counter =
+            |name: &str, help: &str| register(&registry, IntCounter::new(name, help).expect("a fixed name"));
+        let gauge =
+            |name: &str, help: &str| register(&registry, IntGauge::new(name, help).expect("a fixed name"));
+        let counters = |name: &str, help: &str, label: &str| {
+            register(&registry, IntCounterVec::new(Opts::new(name, help), &[label]).expect("a fixed name"))
+        };
+        let first_token = HistogramOpts::new(
+            "rhumb_edge_first_token_seconds",
+            "From the end of a request's head to its first token.",
+        )
+        // The buckets of OpenTelemetry's gen_ai.server.time_to_first_token, so that dashboards agree.
+        .buckets(vec![
+            0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+        ]);
+        let first_token = Histogram::with_opts(first_token).expect("a fixed name");
+        Self {
+            requests: counters("rhumb_edge_requests_total", "Requests by how they ended.", "outcome"),
+            requests_in_flight: Gauge(gauge("rhumb_edge_requests_in_flight", "Requests being answered.")),
+            attempts: counters("rhumb_edge_attempts_total", "Attempts by how they ended.", "outcome"),
+            first_token_seconds: register(&registry, first_token),
+            prompt_tokens: counter("rhumb_edge_prompt_tokens_total", "Prompt tokens of answered requests."),
+            completion_tokens: counter("rhumb_edge_completion_tokens_total", "Tokens delivered to clients."),
+            streams_broken: counter("rhumb_edge_streams_broken_total", "Streams that could not be saved."),
+            connections: gauge("rhumb_edge_connections", "Open client connections."),
+            connections_refused: counter(
+                "rhumb_edge_connections_refused_total",
+                "Connections beyond the bound, in total or for one address.",
+            ),
+            panics: counter("rhumb_edge_panics_total", "Requests that panicked. Always a defect."),
+            registry,
+        }
+    }
+
+    pub(crate) fn to_text(&self) -> String {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text).expect("memory takes every write");
+        String::from_utf8(text).expect("metrics are text")
+    }
+}
+
+fn register<M: prometheus::core::Collector + Clone + 'static>(registry: &Registry, metric: M) -> M {
+    registry.register(Box::new(metric.clone())).expect("each name is registered once");
+    metric
+}

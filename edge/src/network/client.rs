@@ -1,0 +1,182 @@
+//! One request of a client, and the answer to it.
+
+use crate::refusal::Refusal;
+use bytes::Bytes;
+use openai::ErrorObject;
+use pingora_core::protocols::http::ServerSession;
+use pingora_http::ResponseHeader;
+use std::time::Duration;
+
+/// The client left before its answer was complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ClientGone;
+
+pub(crate) struct Client {
+    session: ServerSession,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing was answered yet.
+    Asked,
+    Answering,
+    Answered,
+    /// What was sent is no whole answer.
+    Broken,
+}
+
+impl Client {
+    pub(super) fn new(mut session: ServerSession) -> Self {
+        // A client that reads nothing for so long holds a stream and its engine for nobody.
+        session.set_write_timeout(Some(WRITE_STALL_MAX));
+        session.set_read_timeout(Some(READ_STALL_MAX));
+        Self { session, state: State::Asked }
+    }
+
+    pub(super) fn into_session(self) -> ServerSession {
+        self.session
+    }
+
+    /// Whether the connection may carry another request.
+    pub(super) fn is_reusable(&self) -> bool {
+        self.state == State::Answered
+    }
+
+    pub(crate) fn method(&self) -> &str {
+        self.session.req_header().method.as_str()
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        self.session.req_header().uri.path()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&[u8]> {
+        self.session.req_header().headers.get(name).map(http::HeaderValue::as_bytes)
+    }
+
+    /// Whether the request says which host it is for, as HTTP/1.1 demands.
+    pub(crate) fn names_its_host(&self) -> bool {
+        let head = self.session.req_header();
+        head.version != http::Version::HTTP_11 || head.headers.contains_key("host")
+    }
+
+    pub(crate) fn is_head_request(&self) -> bool {
+        self.method() == "HEAD"
+    }
+
+    /// Tells a client that waits for it to send its body. HTTP/2 clients send without.
+    pub(crate) async fn invite_body(&mut self) -> Result<(), ClientGone> {
+        let waits =
+            self.header("expect").is_some_and(|expected| expected.eq_ignore_ascii_case(b"100-continue"));
+        if waits && !self.session.is_http2() {
+            self.session.write_continue_response().await.map_err(|_| ClientGone)?;
+        }
+        Ok(())
+    }
+
+    /// The next part of the body; `None` at its end.
+    pub(crate) async fn read_body(&mut self) -> Result<Option<Bytes>, ClientGone> {
+        if self.session.is_body_done() {
+            return Ok(None);
+        }
+        self.session.read_request_body().await.map_err(|_| ClientGone)
+    }
+
+    /// Waits until the client leaves. Only after its body was read.
+    pub(crate) async fn gone(&mut self) -> ClientGone {
+        while self.session.read_body_or_idle(true).await.is_ok() {}
+        ClientGone
+    }
+
+    /// A whole answer in one go.
+    pub(crate) async fn answer(
+        &mut self,
+        status: u16,
+        headers: &[(&'static str, &str)],
+        body: Bytes,
+    ) -> Result<(), ClientGone> {
+        let mut head = response_head(status, headers);
+        let length = body.len().to_string();
+        let body = if self.is_head_request() { Bytes::new() } else { body };
+        head.insert_header("content-length", length).expect("digits are a header value");
+        self.write_head(head).await?;
+        self.write(body, true).await
+    }
+
+    /// The head of a stream.
+    pub(crate) async fn begin_stream(&mut self, headers: &[(&'static str, &str)]) -> Result<(), ClientGone> {
+        let mut head = response_head(200, headers);
+        if !self.session.is_http2() {
+            head.insert_header("transfer-encoding", "chunked").expect("a header value");
+        }
+        self.write_head(head).await
+    }
+
+    /// A part of a stream.
+    pub(crate) async fn write(&mut self, part: Bytes, last: bool) -> Result<(), ClientGone> {
+        if self.session.write_response_body(part, last).await.is_err() {
+            self.state = State::Broken;
+            return Err(ClientGone);
+        }
+        if last {
+            self.state = State::Answered;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn refuse(&mut self, refusal: &Refusal, request_id: &str) -> Result<(), ClientGone> {
+        let (status, error) = refusal.to_client();
+        let mut headers = vec![("content-type", "application/json"), ("x-request-id", request_id)];
+        let retry_after = refusal.retry_after().map(|wait| wait.as_secs().max(1).to_string());
+        if let Some(seconds) = &retry_after {
+            headers.push(("retry-after", seconds));
+        }
+        if let Some(allowed) = refusal.allowed_methods() {
+            headers.push(("allow", allowed));
+        }
+        if !refusal.retry_helps() {
+            headers.push(("x-should-retry", "false"));
+        }
+        self.answer(status, &headers, error.to_json().into()).await
+    }
+
+    /// The head could not be parsed, so there is nothing to route by.
+    pub(super) async fn refuse_unreadable(&mut self) {
+        self.session.set_keepalive(None);
+        let error =
+            ErrorObject::new("the request is not valid HTTP", "invalid_request_error", "invalid_http");
+        let _ = self.answer(400, &[("content-type", "application/json")], error.to_json().into()).await;
+        self.session.shutdown().await;
+    }
+
+    /// Whatever was half done is lost; what had not begun gets an honest error.
+    pub(super) async fn refuse_after_panic(&mut self) {
+        if self.state == State::Asked {
+            self.session.set_keepalive(None);
+            let error = ErrorObject::new("the edge failed", "server_error", "internal_error");
+            let _ = self.answer(500, &[("content-type", "application/json")], error.to_json().into()).await;
+        }
+        self.state = State::Broken;
+    }
+
+    async fn write_head(&mut self, head: ResponseHeader) -> Result<(), ClientGone> {
+        self.state = State::Answering;
+        let written = self.session.write_response_header(Box::new(head)).await;
+        written.map_err(|_| {
+            self.state = State::Broken;
+            ClientGone
+        })
+    }
+}
+
+fn response_head(status: u16, headers: &[(&'static str, &str)]) -> ResponseHeader {
+    let mut head = ResponseHeader::build(status, Some(headers.len() + 1)).expect("a status code");
+    for (name, value) in headers {
+        head.insert_header(*name, *value).expect("made by us, from visible ASCII");
+    }
+    head
+}
+
+const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
+const READ_STALL_MAX: Duration = Duration::from_secs(30);

@@ -1,0 +1,172 @@
+//! Requests on an HTTP/1.1 connection, one after the other.
+
+use super::client::Client;
+use super::listen::{Answer, Listener};
+use super::{HEAD_BYTES_MAX, HEAD_DEADLINE, IDLE_MAX};
+use bytes::BytesMut;
+use openai::ErrorObject;
+use pingora_core::protocols::Stream;
+use pingora_core::protocols::http::ServerSession;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+/// Serves the connection to its end. `ahead` was read already.
+pub(super) async fn serve<A: Answer>(listener: &Listener<A>, stream: Stream, ahead: BytesMut) {
+    let mut next = Some((stream, ahead));
+    while let Some((stream, ahead)) = next {
+        next = serve_one(listener, stream, ahead).await;
+    }
+}
+
+/// One request; what is left of the connection if it may be used again.
+async fn serve_one<A: Answer>(
+    listener: &Listener<A>,
+    mut stream: Stream,
+    mut ahead: BytesMut,
+) -> Option<(Stream, BytesMut)> {
+    if ahead.is_empty() {
+        await_first_byte(listener, &mut stream, &mut ahead).await?;
+    }
+    // Pingora's time-outs are per read and its bound is a megabyte, so the head is gathered here.
+    match timeout(HEAD_DEADLINE, gather_head(&mut stream, &mut ahead)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(HeadError::Gone)) => return None,
+        Ok(Err(HeadError::TooLarge)) => {
+            let message = format!("the request head is larger than {HEAD_BYTES_MAX} bytes");
+            return refuse(stream, "431 Request Header Fields Too Large", &message, "head_too_large").await;
+        }
+        Err(_) => {
+            let message = format!("the request head did not arrive within {} s", HEAD_DEADLINE.as_secs());
+            return refuse(stream, "408 Request Timeout", &message, "head_timeout").await;
+        }
+    }
+    let mut session = ServerSession::new_http1(stream);
+    session.set_pipelined_prefix(ahead);
+    // Without it, bytes of a next request that come during this one count as a broken body.
+    session.set_pipelining_enabled(true);
+    match timeout(HEAD_DEADLINE, session.read_request()).await {
+        Ok(Ok(true)) => {}
+        Ok(Err(_)) => {
+            let mut client = Client::new(session);
+            client.refuse_unreadable().await;
+            return None;
+        }
+        Ok(Ok(false)) | Err(_) => return None,
+    }
+    if listener.drain.is_cancelled() {
+        session.set_keepalive(None);
+    }
+    let mut client = Client::new(session);
+    let reusable = listener.answer(&mut client).await;
+    let mut session = client.into_session();
+    if !reusable {
+        session.shutdown().await;
+        return None;
+    }
+    if !session.is_body_done() {
+        linger(session).await;
+        return None;
+    }
+    let (stream, rest) = session.finish().await.ok()??.into_parts();
+    Some((stream, rest.unwrap_or_default()))
+}
+
+/// Waits between requests. A drain does not cut off a request that is already on its way.
+async fn await_first_byte<A: Answer>(
+    listener: &Listener<A>,
+    stream: &mut Stream,
+    ahead: &mut BytesMut,
+) -> Option<()> {
+    // Without room of our own, each read would bring 64 bytes.
+    ahead.reserve(READ_BYTES);
+    let read = tokio::select! {
+        biased;
+        read = timeout(IDLE_MAX, stream.read_buf(ahead)) => Some(read),
+        () = listener.drain.cancelled() => None,
+    };
+    let read = match read {
+        Some(read) => read,
+        None => timeout(DRAIN_GRACE, stream.read_buf(ahead)).await,
+    };
+    (read.ok()?.ok()? > 0).then_some(())
+}
+
+enum HeadError {
+    Gone,
+    TooLarge,
+}
+
+/// Reads until the blank line after the head.
+async fn gather_head(stream: &mut Stream, ahead: &mut BytesMut) -> Result<(), HeadError> {
+    let mut scanned = 0;
+    loop {
+        if let Some(end) = head_end(ahead, scanned) {
+            return if end <= HEAD_BYTES_MAX { Ok(()) } else { Err(HeadError::TooLarge) };
+        }
+        if ahead.len() > HEAD_BYTES_MAX {
+            return Err(HeadError::TooLarge);
+        }
+        // The blank line may have begun in what was scanned.
+        scanned = ahead.len().saturating_sub(3);
+        ahead.reserve(READ_BYTES);
+        match stream.read_buf(ahead).await {
+            Ok(0) | Err(_) => return Err(HeadError::Gone),
+            Ok(_) => {}
+        }
+    }
+}
+
+fn head_end(bytes: &[u8], from: usize) -> Option<usize> {
+    let after_crlf = memchr::memmem::find(&bytes[from..], b"\r\n\r\n").map(|at| from + at + 4);
+    // Bare line feeds end a head for pingora's parser too; it refuses or accepts, we only stop waiting.
+    after_crlf.or_else(|| memchr::memmem::find(&bytes[from..], b"\n\n").map(|at| from + at + 2))
+}
+
+/// An answer where there is no session yet to give it.
+async fn refuse<T>(mut stream: Stream, status: &str, message: &str, code: &str) -> Option<T> {
+    let body = ErrorObject::new(message, "invalid_request_error", code).to_json();
+    let answer = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let _ = stream.write_all(answer.as_bytes()).await;
+    let _ = stream.flush().await;
+    let _ = AsyncWriteExt::shutdown(&mut stream).await;
+    None
+}
+
+/// Refused before the whole body came: half-close and swallow some of it, so that the answer is not lost to
+/// the reset which unread bytes cause. Bounded in time and bytes, since it costs the edge and helps it nothing.
+async fn linger(mut session: ServerSession) {
+    session.shutdown().await;
+    let swallow = async {
+        let mut left = LINGER_BYTES_MAX;
+        while let Ok(Some(bytes)) = session.read_request_body().await {
+            let Some(rest) = left.checked_sub(bytes.len()) else { return };
+            left = rest;
+        }
+    };
+    let _ = timeout(LINGER_MAX, swallow).await;
+}
+
+const READ_BYTES: usize = 4096;
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
+const LINGER_MAX: Duration = Duration::from_secs(2);
+/// A little more than the largest body that is ever taken.
+const LINGER_BYTES_MAX: usize = 40 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_ends_at_its_blank_line_however_it_is_cut() {
+        let head = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        assert_eq!(head_end(head, 0), Some(head.len()));
+        assert_eq!(head_end(&head[..head.len() - 1], 0), None);
+        for scanned in 0..head.len() {
+            assert_eq!(head_end(head, scanned.saturating_sub(3)), Some(head.len()));
+        }
+    }
+}

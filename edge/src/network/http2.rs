@@ -1,0 +1,96 @@
+//! Requests on an HTTP/2 connection, many at a time.
+
+use super::client::Client;
+use super::listen::{Answer, Listener};
+use super::{HEAD_BYTES_MAX, HEAD_DEADLINE, IDLE_MAX};
+use pingora_core::protocols::Digest;
+use pingora_core::protocols::Stream;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::v2::server::{self, H2Accept, H2Options, HttpSession};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{sleep, timeout};
+
+/// Serves the connection to its end.
+pub(super) async fn serve<A: Answer>(listener: &Arc<Listener<A>>, stream: Stream) -> Option<()> {
+    let digest = Arc::new(Digest {
+        ssl_digest: stream.get_ssl_digest(),
+        timing_digest: stream.get_timing_digest(),
+        proxy_digest: None,
+        socket_digest: stream.get_socket_digest(),
+    });
+    let mut connection =
+        timeout(HEAD_DEADLINE, server::handshake(stream, Some(options()))).await.ok()?.ok()?;
+    let mut ping_pong = connection.ping_pong()?;
+    // A peer that answers no ping holds its streams for nothing. A frame that drips cannot answer either.
+    let alive = async move {
+        loop {
+            sleep(PING_INTERVAL).await;
+            let pong = timeout(PING_DEADLINE, ping_pong.ping(h2::Ping::opaque())).await;
+            if !matches!(pong, Ok(Ok(_))) {
+                return;
+            }
+        }
+    };
+    tokio::pin!(alive);
+    let mut rejected = 0;
+    let mut draining = false;
+    loop {
+        let idle = !connection.has_streams();
+        tokio::select! {
+            biased;
+            () = listener.drain.cancelled(), if !draining => {
+                draining = true;
+                connection.graceful_shutdown();
+            }
+            accepted = HttpSession::from_h2_conn(&mut connection, digest.clone()) => match accepted.ok()?? {
+                H2Accept::Session(session) => {
+                    let listener = listener.clone();
+                    listener.connections.clone().spawn(async move { answer(&listener, session).await });
+                }
+                H2Accept::Rejected => {
+                    rejected += 1;
+                    if rejected > REJECTED_MAX {
+                        return None;
+                    }
+                }
+            },
+            () = &mut alive => return None,
+            // Streams wake nobody here when they end, so a busy connection looks again now and then.
+            () = sleep(IDLE_MAX) => if idle && !draining {
+                draining = true;
+                connection.graceful_shutdown();
+            }
+        }
+    }
+}
+
+async fn answer<A: Answer>(listener: &Listener<A>, session: HttpSession) {
+    let mut client = Client::new(ServerSession::new_http2(session));
+    if listener.answer(&mut client).await {
+        let _ = client.into_session().finish().await;
+    } else {
+        client.into_session().shutdown().await;
+    }
+}
+
+/// All limits set, none defaulted.
+fn options() -> H2Options {
+    let mut options = server::default_h2_options();
+    options
+        .initial_window_size(64 << 10)
+        .initial_connection_window_size(1 << 20)
+        .max_concurrent_streams(128)
+        .max_header_list_size(HEAD_BYTES_MAX as u32)
+        .max_frame_size(16 << 10)
+        .max_send_buffer_size(64 << 10)
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(Some(64))
+        .max_concurrent_reset_streams(32);
+    options
+}
+
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_DEADLINE: Duration = Duration::from_secs(10);
+/// Malformed requests on one connection before it is not worth having.
+const REJECTED_MAX: u32 = 32;

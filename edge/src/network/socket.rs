@@ -1,0 +1,126 @@
+//! A TCP stream that pingora takes as its own: writes are gathered until a flush, and bytes that were read
+//! ahead can be put back.
+
+use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::{
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
+    UniqueID,
+};
+use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
+use tokio::net::TcpStream;
+
+#[derive(Debug)]
+pub(super) struct Socket {
+    stream: BufWriter<TcpStream>,
+    /// Read ahead and put back.
+    ahead: BytesMut,
+    digest: Arc<SocketDigest>,
+    established: SystemTime,
+}
+
+impl Socket {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        // Tokens are small and late; waiting to fill a packet would only add to that.
+        let _ = stream.set_nodelay(true);
+        let digest = Arc::new(SocketDigest::from_raw_fd(stream.as_raw_fd()));
+        Self {
+            stream: BufWriter::with_capacity(WRITE_BUFFER_BYTES, stream),
+            ahead: BytesMut::new(),
+            digest,
+            established: SystemTime::now(),
+        }
+    }
+
+    pub(super) fn put_back(&mut self, bytes: BytesMut) {
+        debug_assert!(self.ahead.is_empty(), "what was put back before has not been read");
+        self.ahead = bytes;
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            return Pin::new(self.stream.get_mut()).poll_read(cx, into);
+        }
+        let length = self.ahead.len().min(into.remaining());
+        into.put_slice(&self.ahead[..length]);
+        self.ahead.advance(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl Shutdown for Socket {
+    async fn shutdown(&mut self) {
+        let _ = AsyncWriteExt::shutdown(&mut self.stream).await;
+    }
+}
+
+impl UniqueID for Socket {
+    fn id(&self) -> i32 {
+        self.stream.get_ref().as_raw_fd()
+    }
+}
+
+impl Ssl for Socket {}
+
+impl Peek for Socket {}
+
+impl GetTimingDigest for Socket {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        vec![Some(TimingDigest { established_ts: self.established, ..TimingDigest::default() })]
+    }
+}
+
+impl GetProxyDigest for Socket {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl GetSocketDigest for Socket {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(self.digest.clone())
+    }
+}
+
+/// Holds a head and a few events; larger writes pass by it.
+const WRITE_BUFFER_BYTES: usize = 4096;

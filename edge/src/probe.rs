@@ -1,0 +1,66 @@
+//! Asks each node once a second how it is, and how far away.
+
+use crate::Edge;
+use policy::{Node, NodeKey};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, MissedTickBehavior};
+use types::{LoadFrame, ModelVersion};
+
+/// Probes every node of the routing table until the edge ends.
+pub(crate) async fn probe_all(edge: Arc<Edge>) {
+    let mut tasks = tokio::task::JoinSet::new();
+    let nodes: BTreeMap<NodeKey, Node> = edge.routing_table.load().nodes.clone();
+    for (key, node) in nodes {
+        tasks.spawn(probe(edge.clone(), key, node));
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+async fn probe(edge: Arc<Edge>, key: NodeKey, node: Node) {
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut was_down = false;
+    loop {
+        ticks.tick().await;
+        let asked = Instant::now();
+        let answered = tokio::time::timeout(INTERVAL, load(&edge, &node)).await.ok().flatten();
+        let now = edge.clock.now();
+        let is_down = {
+            let mut health = edge.health();
+            match &answered {
+                Some(frames) => health.probe_answered(&key, frames, asked.elapsed(), now),
+                None => health.probe_missed(&key),
+            }
+            health.node(&key).is_some_and(policy::NodeHealth::is_down)
+        };
+        if is_down != was_down {
+            tracing::info!(node = %key, down = is_down, "node changed");
+            was_down = is_down;
+        }
+    }
+}
+
+/// `None` = no answer, or none that can be read.
+async fn load(edge: &Edge, node: &Node) -> Option<Vec<(ModelVersion, LoadFrame)>> {
+    let headers = [(types::header::PROTOCOL, types::header::PROTOCOL_VERSION)];
+    let sent = edge.upstreams.send(node, "GET", "/rhumb/v1/load", &headers, bytes::Bytes::new(), INTERVAL);
+    let mut answer = sent.await.ok()?;
+    if answer.status() != 200 {
+        return None;
+    }
+    let body = answer.read_all(ANSWER_BYTES_MAX, INTERVAL).await.ok()?;
+    edge.upstreams.release(answer).await;
+    let text = String::from_utf8(body).ok()?;
+    text.lines()
+        .map(|line| {
+            let (version, frame) = line.split_once(' ')?;
+            Some((version.parse().ok()?, frame.parse().ok()?))
+        })
+        .collect()
+}
+
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Some two hundred model versions on one node.
+const ANSWER_BYTES_MAX: usize = 64 << 10;

@@ -1,0 +1,107 @@
+//! What a client is told when it gets no answer: one table, in the shape that OpenAI SDKs expect.
+
+use openai::{BadRequest, ErrorObject};
+use policy::NoRoute;
+use std::time::Duration;
+
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("an HTTP/1.1 request must name its host")]
+    NoHost,
+    #[error("no such path: {path}")]
+    UnknownPath { path: String },
+    #[error("this path takes {allowed}")]
+    WrongMethod { allowed: &'static str },
+    #[error("no API key was given; send it as `Authorization: Bearer rk_…`")]
+    NoKey,
+    #[error("the API key is not valid")]
+    BadKey,
+    #[error("bodies with content-encoding {encoding} are not accepted; send plain JSON")]
+    Encoded { encoding: String },
+    #[error("the body is larger than {} bytes", crate::receive::BODY_BYTES_MAX)]
+    BodyTooLarge,
+    #[error("the body did not arrive within {} s", .0.as_secs())]
+    BodyTooSlow(Duration),
+    #[error("the requests of this tenant that are being received hold too many bytes")]
+    TooManyBytes,
+    #[error(transparent)]
+    Bad(#[from] BadRequest),
+    #[error("the model {model:?} does not exist, or this key may not use it")]
+    UnknownModel { model: String },
+    #[error("no region can take the request now: {0}")]
+    NoRoute(#[from] NoRoute),
+    #[error("every attempt failed, the last because {last}")]
+    AttemptsFailed { attempts: u32, last: String, retry_after: Option<Duration> },
+}
+
+impl Refusal {
+    /// Status and body.
+    pub(crate) fn to_client(&self) -> (u16, ErrorObject) {
+        const REQUEST: &str = "invalid_request_error";
+        const SERVER: &str = "server_error";
+        let (status, kind, code) = match self {
+            Self::NoHost => (400, REQUEST, "missing_host"),
+            Self::UnknownPath { .. } => (404, REQUEST, "unknown_url"),
+            Self::WrongMethod { .. } => (405, REQUEST, "method_not_allowed"),
+            Self::NoKey | Self::BadKey => (401, REQUEST, "invalid_api_key"),
+            Self::Encoded { .. } => (415, REQUEST, "unsupported_content_encoding"),
+            Self::BodyTooLarge => (413, REQUEST, "request_too_large"),
+            Self::BodyTooSlow(_) => (408, REQUEST, "body_timeout"),
+            Self::TooManyBytes => (429, "requests", "rate_limit_exceeded"),
+            Self::Bad(bad) => return (BadRequest::STATUS, bad.to_error()),
+            Self::UnknownModel { .. } => (404, REQUEST, "model_not_found"),
+            Self::NoRoute(NoRoute::Residency) => (403, REQUEST, "no_allowed_region"),
+            Self::NoRoute(_) => (503, SERVER, "no_capacity"),
+            Self::AttemptsFailed { .. } => (503, SERVER, "upstream_failed"),
+        };
+        let error = ErrorObject::new(self.to_string(), kind, code);
+        let error = if matches!(self, Self::UnknownModel { .. }) { error.about("model") } else { error };
+        (status, error)
+    }
+
+    /// How long the client should wait; SDKs take at most 120 s.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        let wait = match self {
+            Self::TooManyBytes => Duration::from_secs(1),
+            Self::NoRoute(NoRoute::BreakersOpen { wait }) => *wait,
+            Self::NoRoute(NoRoute::Residency) => return None,
+            Self::NoRoute(_) => Duration::from_secs(2),
+            Self::AttemptsFailed { retry_after, .. } => retry_after.unwrap_or(Duration::from_secs(1)),
+            _ => return None,
+        };
+        Some(wait.min(RETRY_AFTER_MAX))
+    }
+
+    /// False where the same request can only meet the same refusal; SDKs would try 408 and 5xx again.
+    pub(crate) fn retry_helps(&self) -> bool {
+        !matches!(self, Self::NoRoute(NoRoute::Residency) | Self::BodyTooSlow(_))
+    }
+
+    pub(crate) fn allowed_methods(&self) -> Option<&'static str> {
+        match self {
+            Self::WrongMethod { allowed } => Some(allowed),
+            _ => None,
+        }
+    }
+}
+
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(120);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sdks_choose_their_exception_by_this_table() {
+        let seen = |refusal: Refusal| {
+            let (status, error) = refusal.to_client();
+            (status, error.code.unwrap())
+        };
+        assert_eq!(seen(Refusal::BadKey), (401, "invalid_api_key".into()));
+        assert_eq!(seen(Refusal::UnknownModel { model: "x".into() }), (404, "model_not_found".into()));
+        assert_eq!(seen(Refusal::BodyTooLarge), (413, "request_too_large".into()));
+        assert_eq!(seen(Refusal::NoRoute(NoRoute::Down)), (503, "no_capacity".into()));
+        let forever = NoRoute::BreakersOpen { wait: Duration::from_secs(3600) };
+        assert_eq!(Refusal::NoRoute(forever).retry_after(), Some(RETRY_AFTER_MAX));
+    }
+}

@@ -1,0 +1,130 @@
+//! The annotated stream of one attempt: every event is checked against the chain, stripped of what is
+//! internal, and made into what the client wants.
+
+use crate::network::upstream::{Upstream, UpstreamError};
+use openai::sse::{self, DONE, Event};
+use openai::{Assembler, BrokenAnswer};
+use std::time::Duration;
+use types::header::LOAD_COMMENT;
+use types::{EventId, LoadFrame, StreamBroken, StreamPosition};
+
+pub(crate) struct Stream {
+    upstream: Upstream,
+    position: StreamPosition,
+    prompt_tokens: u64,
+    form: Form,
+    /// Tokens whose events lie in the form, ready for the client.
+    is_done: bool,
+    last_load: Option<LoadFrame>,
+}
+
+/// What becomes of the events.
+pub(crate) enum Form {
+    /// Events as the client gets them, gathered until they are taken.
+    Events(Vec<u8>),
+    /// One whole answer.
+    Whole(Assembler),
+}
+
+/// Why a stream that had begun cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StreamError {
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    #[error("an event does not continue the stream")]
+    Chain(#[from] StreamBroken),
+    #[error("an event carries no id")]
+    NoId,
+    #[error("the engine gave up: {0}")]
+    GaveUp(String),
+    #[error("the chunks make no answer")]
+    Answer(#[from] BrokenAnswer),
+}
+
+impl Stream {
+    pub(crate) fn new(upstream: Upstream, start: StreamPosition, prompt_tokens: u64, form: Form) -> Self {
+        Self { upstream, position: start, prompt_tokens, form, is_done: false, last_load: None }
+    }
+
+    /// Waits until at least one more event was taken up, or the stream is complete.
+    pub(crate) async fn advance(&mut self, stall: Duration) -> Result<(), StreamError> {
+        loop {
+            if self.take_up_events()? {
+                return Ok(());
+            }
+            if !self.upstream.read_events(stall).await? {
+                return Err(UpstreamError::EndedEarly.into());
+            }
+        }
+    }
+
+    /// True once `[DONE]` was seen: only then is the stream complete.
+    pub(crate) fn is_done(&self) -> bool {
+        self.is_done
+    }
+
+    /// Completion tokens taken up so far.
+    pub(crate) fn completion_tokens(&self) -> u64 {
+        self.position.position()
+    }
+
+    pub(crate) fn prompt_tokens(&self) -> u64 {
+        self.prompt_tokens
+    }
+
+    /// The load that the node reported last.
+    pub(crate) fn last_load(&self) -> Option<LoadFrame> {
+        self.last_load
+    }
+
+    /// The events that wait for the client.
+    pub(crate) fn take_events(&mut self) -> Vec<u8> {
+        match &mut self.form {
+            Form::Events(events) => std::mem::take(events),
+            Form::Whole(_) => Vec::new(),
+        }
+    }
+
+    pub(crate) fn into_parts(self) -> (Upstream, Form) {
+        (self.upstream, self.form)
+    }
+
+    fn take_up_events(&mut self) -> Result<bool, StreamError> {
+        let mut advanced = false;
+        while !self.is_done {
+            let Some(event) = self.upstream.events().next_event() else { break };
+            advanced |= event.data.is_some();
+            let Event { id, data, comment } = event;
+            if let Some(frame) = comment.and_then(load_of_comment) {
+                self.last_load = Some(frame);
+            }
+            let Some(data) = data else { continue };
+            if data == DONE {
+                self.is_done = true;
+                break;
+            }
+            let Some(id) = id else {
+                let is_error = data.starts_with(b"{\"error\"");
+                return Err(if is_error { StreamError::GaveUp(shown(data)) } else { StreamError::NoId });
+            };
+            let id: EventId =
+                std::str::from_utf8(id).map_err(|_| StreamBroken::Malformed).and_then(str::parse)?;
+            self.position.accept(&id)?;
+            match &mut self.form {
+                Form::Events(events) => sse::write_event(events, None, data),
+                Form::Whole(answer) => answer.add(data)?,
+            }
+        }
+        Ok(advanced)
+    }
+}
+
+fn load_of_comment(comment: &[u8]) -> Option<LoadFrame> {
+    std::str::from_utf8(comment).ok()?.strip_prefix(LOAD_COMMENT)?.parse().ok()
+}
+
+fn shown(data: &[u8]) -> String {
+    String::from_utf8_lossy(&data[..data.len().min(SHOWN_BYTES_MAX)]).into_owned()
+}
+
+const SHOWN_BYTES_MAX: usize = 300;

@@ -1,0 +1,44 @@
+//! Request, answer, error and stream shapes of the OpenAI API, as far as Rhumb speaks it. Pure.
+//!
+//! In reading order: [`view`] what the edge reads of a request · [`request`] what an engine reads of it ·
+//! [`chunk`] streamed answers · [`answer`] whole answers, assembled from chunks · [`error`] refusals ·
+//! [`models`] the model list · [`sse`] events on the wire · [`depth`] how deep a JSON text nests.
+
+pub mod answer;
+pub mod chunk;
+pub mod depth;
+pub mod error;
+pub mod models;
+pub mod request;
+pub mod sse;
+pub mod view;
+
+pub use answer::{Assembler, BrokenAnswer};
+pub use chunk::{ChatChunk, CompletionChunk, FinishReason, Usage};
+pub use error::{BadRequest, ErrorObject};
+pub use request::{ChatRequest, CompletionRequest, Message, Prompt, Sampling};
+pub use view::RequestView;
+
+/// The endpoints that generate text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint {
+    Chat,
+    Completions,
+}
+
+impl Endpoint {
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Chat => "/v1/chat/completions",
+            Self::Completions => "/v1/completions",
+        }
+    }
+
+    /// What the ids of its answers begin with.
+    pub fn id_prefix(self) -> &'static str {
+        match self {
+            Self::Chat => "chatcmpl-",
+            Self::Completions => "cmpl-",
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! What an engine reads of a request: messages or prompt, and how to sample.
+//!
+//! A field that would change the answer and that this engine cannot honour is refused by name; unknown fields
+//! are skipped, as clients expect.
+
+use crate::error::{BadRequest, parse};
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::fmt;
+
+/// `POST /v1/chat/completions`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChatRequest {
+    pub model: String,
+    pub messages: Vec<Message>,
+    pub sampling: Sampling,
+}
+
+/// `POST /v1/completions`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CompletionRequest {
+    pub model: String,
+    pub prompt: Prompt,
+    /// Begin the answer with the prompt's text.
+    pub echo: bool,
+    pub sampling: Sampling,
+}
+
+/// One turn of a chat, its text joined from all parts. Serialises for chat templates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    pub role: String,
+    #[serde(default, deserialize_with = "text_of_content")]
+    pub content: String,
+}
+
+/// A text, or token ids where the client tokenised it itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prompt {
+    Text(String),
+    TokenIds(Vec<u32>),
+}
+
+/// How to draw tokens and when to end. `None` means that the client left it open.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampling {
+    /// 0 = greedy. From 0 to 2.
+    pub temperature: f64,
+    /// Above 0, to 1.
+    pub top_p: f64,
+    /// 0 = all tokens.
+    pub top_k: u32,
+    pub seed: Option<i64>,
+    pub stop: Vec<String>,
+    pub max_tokens: Option<u64>,
+    /// vLLM's extension: no end before so many tokens.
+    pub min_tokens: u64,
+    /// vLLM's extension: go on to `max_tokens` whatever the model says.
+    pub ignore_eos: bool,
+    pub stream: bool,
+    pub include_usage: bool,
+}
+
+impl ChatRequest {
+    pub fn parse(body: &[u8]) -> Result<Self, BadRequest> {
+        let wire: ChatWire = parse(body)?;
+        if wire.messages.is_empty() {
+            return Err(BadRequest::OutOfRange { param: "messages", expected: "at least one message" });
+        }
+        let unsupported = |param, reason| Err(BadRequest::Unsupported { param, reason });
+        if wire.tools.is_some_and(|tools| !tools.is_empty()) {
+            return unsupported("tools", "it was not trained to call tools");
+        }
+        if wire.response_format.is_some_and(|format| format.kind != "text") {
+            return unsupported("response_format", "only text is");
+        }
+        if wire.logprobs == Some(true) {
+            return unsupported("logprobs", "the engine does not report them");
+        }
+        let mut messages = wire.messages;
+        for message in &mut messages {
+            // OpenAI's newer name for the same role; chat templates know the older one.
+            if message.role == "developer" {
+                message.role = "system".to_owned();
+            }
+        }
+        Ok(Self { model: wire.model, messages, sampling: wire.sampling.check()? })
+    }
+}
+
+impl CompletionRequest {
+    pub fn parse(body: &[u8]) -> Result<Self, BadRequest> {
+        let wire: CompletionWire = parse(body)?;
+        let unsupported = |param, reason| Err(BadRequest::Unsupported { param, reason });
+        if wire.suffix.is_some_and(|suffix| !suffix.is_empty()) {
+            return unsupported("suffix", "it only continues a text");
+        }
+        if wire.best_of.is_some_and(|best_of| best_of != 1) {
+            return unsupported("best_of", "only 1 is");
+        }
+        if wire.logprobs.is_some() {
+            return unsupported("logprobs", "the engine does not report them");
+        }
+        let mut sampling = wire.sampling.check()?;
+        // OpenAI's default on this endpoint; without it a forgotten limit runs to the end of the context.
+        sampling.max_tokens.get_or_insert(COMPLETION_MAX_TOKENS_DEFAULT);
+        Ok(Self { model: wire.model, prompt: wire.prompt.0, echo: wire.echo.unwrap_or(false), sampling })
+    }
+}
+
+#[derive(Deserialize)]
+struct ChatWire {
+    model: String,
+    messages: Vec<Message>,
+    tools: Option<Vec<de::IgnoredAny>>,
+    response_format: Option<ResponseFormat>,
+    logprobs: Option<bool>,
+    #[serde(flatten)]
+    sampling: SamplingWire,
+}
+
+#[derive(Deserialize)]
+struct CompletionWire {
+    model: String,
+    prompt: PromptWire,
+    echo: Option<bool>,
+    suffix: Option<String>,
+    best_of: Option<u64>,
+    logprobs: Option<u64>,
+    #[serde(flatten)]
+    sampling: SamplingWire,
+}
+
+#[derive(Deserialize)]
+struct SamplingWire {
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    top_k: Option<i64>,
+    n: Option<u64>,
+    seed: Option<i64>,
+    #[serde(default)]
+    stop: Stop,
+    max_tokens: Option<u64>,
+    max_completion_tokens: Option<u64>,
+    min_tokens: Option<u64>,
+    ignore_eos: Option<bool>,
+    presence_penalty: Option<f64>,
+    frequency_penalty: Option<f64>,
+    repetition_penalty: Option<f64>,
+    stream: Option<bool>,
+    stream_options: Option<StreamOptions>,
+}
+
+#[derive(Deserialize)]
+struct StreamOptions {
+    include_usage: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct ResponseFormat {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+impl SamplingWire {
+    fn check(self) -> Result<Sampling, BadRequest> {
+        let out_of_range = |param, expected| Err(BadRequest::OutOfRange { param, expected });
+        let temperature = self.temperature.unwrap_or(1.0);
+        if !(0.0..=2.0).contains(&temperature) {
+            return out_of_range("temperature", "from 0 to 2");
+        }
+        let top_p = self.top_p.unwrap_or(1.0);
+        if !(top_p > 0.0 && top_p <= 1.0) {
+            return out_of_range("top_p", "above 0 and at most 1");
+        }
+        // vLLM writes "all tokens" as -1, others as 0.
+        let Ok(top_k) = u32::try_from(self.top_k.unwrap_or(0).max(0)) else {
+            return out_of_range("top_k", "a 32-bit number");
+        };
+        if self.n.is_some_and(|n| n != 1) {
+            return Err(BadRequest::Unsupported { param: "n", reason: "only one answer to a prompt is" });
+        }
+        for (param, value, neutral) in [
+            ("presence_penalty", self.presence_penalty, 0.0),
+            ("frequency_penalty", self.frequency_penalty, 0.0),
+            ("repetition_penalty", self.repetition_penalty, 1.0),
+        ] {
+            if value.is_some_and(|value| value != neutral) {
+                return Err(BadRequest::Unsupported { param, reason: "the engine has no penalties yet" });
+            }
+        }
+        let max_tokens = self.max_completion_tokens.or(self.max_tokens);
+        if max_tokens == Some(0) {
+            return out_of_range("max_tokens", "at least 1");
+        }
+        let min_tokens = self.min_tokens.unwrap_or(0);
+        if max_tokens.is_some_and(|max_tokens| min_tokens > max_tokens) {
+            return out_of_range("min_tokens", "at most max_tokens");
+        }
+        let stop = self.stop.0;
+        if stop.len() > STOP_MAX || stop.iter().any(|text| text.is_empty() || text.len() > STOP_BYTES_MAX) {
+            return out_of_range("stop", "at most 16 texts of 1 to 256 bytes");
+        }
+        Ok(Sampling {
+            temperature,
+            top_p,
+            top_k,
+            seed: self.seed,
+            stop,
+            max_tokens,
+            min_tokens,
+            ignore_eos: self.ignore_eos.unwrap_or(false),
+            stream: self.stream.unwrap_or(false),
+            include_usage: self.stream_options.and_then(|options| options.include_usage).unwrap_or(false),
+        })
+    }
+}
+
+/// `null`, one text, or a list of texts.
+#[derive(Default)]
+struct Stop(Vec<String>);
+
+impl<'de> Deserialize<'de> for Stop {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Texts;
+        impl<'de> Visitor<'de> for Texts {
+            type Value = Stop;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a list of strings")
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<Stop, E> {
+                Ok(Stop::default())
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Stop, E> {
+                Ok(Stop(vec![text.to_owned()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Stop, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(text) = list.next_element()? {
+                    texts.push(text);
+                }
+                Ok(Stop(texts))
+            }
+        }
+        from.deserialize_any(Texts)
+    }
+}
+
+/// A text, token ids, or a list that holds exactly one of these.
+struct PromptWire(Prompt);
+
+impl<'de> Deserialize<'de> for PromptWire {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Item {
+            Id(u32),
+            Text(String),
+            Ids(Vec<u32>),
+        }
+        struct AnyForm;
+        impl<'de> Visitor<'de> for AnyForm {
+            type Value = PromptWire;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("one text, or one list of token ids")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<PromptWire, E> {
+                Ok(PromptWire(Prompt::Text(text.to_owned())))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<PromptWire, A::Error> {
+                let prompt = match list.next_element::<Item>()? {
+                    None => Prompt::TokenIds(Vec::new()),
+                    Some(Item::Text(text)) => Prompt::Text(text),
+                    Some(Item::Ids(ids)) => Prompt::TokenIds(ids),
+                    Some(Item::Id(first)) => {
+                        let mut ids = vec![first];
+                        while let Some(id) = list.next_element()? {
+                            ids.push(id);
+                        }
+                        Prompt::TokenIds(ids)
+                    }
+                };
+                match list.next_element::<de::IgnoredAny>()? {
+                    None => Ok(PromptWire(prompt)),
+                    Some(_) => Err(de::Error::custom("several prompts in one request are not supported")),
+                }
+            }
+        }
+        from.deserialize_any(AnyForm)
+    }
+}
+
+/// `null`, one text, or a list of `{"type":"text","text":…}` parts.
+fn text_of_content<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    struct Part {
+        #[serde(rename = "type")]
+        kind: String,
+        #[serde(default)]
+        text: String,
+    }
+    struct Content;
+    impl<'de> Visitor<'de> for Content {
+        type Value = String;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string or a list of text parts")
+        }
+
+        fn visit_unit<E: de::Error>(self) -> Result<String, E> {
+            Ok(String::new())
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
+            Ok(text.to_owned())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<String, A::Error> {
+            let mut text = String::new();
+            while let Some(part) = list.next_element::<Part>()? {
+                if part.kind != "text" {
+                    return Err(de::Error::custom("only parts of type text are supported"));
+                }
+                text.push_str(&part.text);
+            }
+            Ok(text)
+        }
+    }
+    from.deserialize_any(Content)
+}
+
+/// OpenAI allows 4; vLLM's users send more.
+const STOP_MAX: usize = 16;
+const STOP_BYTES_MAX: usize = 256;
+const COMPLETION_MAX_TOKENS_DEFAULT: u64 = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chat(fields: &str) -> Result<ChatRequest, BadRequest> {
+        let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"hi"}}]{fields}}}"#);
+        ChatRequest::parse(body.as_bytes())
+    }
+
+    #[test]
+    fn defaults_are_openais() {
+        let sampling = chat("").unwrap().sampling;
+        assert_eq!((sampling.temperature, sampling.top_p, sampling.top_k), (1.0, 1.0, 0));
+        assert_eq!((sampling.max_tokens, sampling.min_tokens, sampling.ignore_eos), (None, 0, false));
+        let body = br#"{"model":"m","prompt":"once"}"#;
+        assert_eq!(CompletionRequest::parse(body).unwrap().sampling.max_tokens, Some(16));
+    }
+
+    #[test]
+    fn every_form_of_content_prompt_and_stop() {
+        let parts = br#"{"model":"m","messages":[
+            {"role":"developer","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]},
+            {"role":"assistant","content":null}]}"#;
+        let messages = ChatRequest::parse(parts).unwrap().messages;
+        assert_eq!((messages[0].role.as_str(), messages[0].content.as_str()), ("system", "ab"));
+        assert_eq!(messages[1].content, "");
+        let prompt = |json: &str| {
+            let body = format!(r#"{{"model":"m","prompt":{json}}}"#);
+            CompletionRequest::parse(body.as_bytes()).map(|request| request.prompt)
+        };
+        assert_eq!(prompt(r#""a""#), Ok(Prompt::Text("a".into())));
+        assert_eq!(prompt(r#"["a"]"#), Ok(Prompt::Text("a".into())));
+        assert_eq!(prompt("[1,2]"), Ok(Prompt::TokenIds(vec![1, 2])));
+        assert_eq!(prompt("[[1,2]]"), Ok(Prompt::TokenIds(vec![1, 2])));
+        assert!(prompt(r#"["a","b"]"#).is_err());
+        assert_eq!(chat(r#","stop":"x""#).unwrap().sampling.stop, ["x"]);
+        assert_eq!(chat(r#","stop":["x","y"]"#).unwrap().sampling.stop, ["x", "y"]);
+        assert_eq!(chat(r#","stop":null"#).unwrap().sampling.stop, Vec::<String>::new());
+    }
+
+    #[test]
+    fn bad_fields_are_named() {
+        let param = |fields: &str| chat(fields).unwrap_err().to_error().param.unwrap();
+        for (fields, named) in [
+            (r#","temperature":3"#, "temperature"),
+            (r#","temperature":-0.1"#, "temperature"),
+            (r#","top_p":0"#, "top_p"),
+            (r#","top_k":99999999999"#, "top_k"),
+            (r#","max_tokens":0"#, "max_tokens"),
+            (r#","max_tokens":2,"min_tokens":3"#, "min_tokens"),
+            (r#","stop":[""]"#, "stop"),
+            (r#","n":2"#, "n"),
+            (r#","presence_penalty":1"#, "presence_penalty"),
+            (r#","logprobs":true"#, "logprobs"),
+            (r#","tools":[{}]"#, "tools"),
+            (r#","response_format":{"type":"json_object"}"#, "response_format"),
+        ] {
+            assert_eq!(param(fields), named, "{fields}");
+        }
+        let role = ChatRequest::parse(br#"{"model":"m","messages":[{"role":1}]}"#).unwrap_err();
+        assert_eq!(role.to_error().param.as_deref(), Some("messages[0].role"));
+        let image = ChatRequest::parse(
+            br#"{"model":"m","messages":[{"role":"user","content":[{"type":"image_url"}]}]}"#,
+        );
+        assert_eq!(image.unwrap_err().to_error().param.as_deref(), Some("messages[0].content"));
+    }
+}

@@ -1,0 +1,27 @@
+//! Ids, units and plain data that every part of Rhumb speaks of. Pure: no clock, no dice, no I/O.
+//!
+//! In reading order: [`name`] what operators name · [`version`] model versions, named by digest ·
+//! [`id`] requests, keys and replicas · [`api_key`] what clients prove themselves by · [`time`] clocks as values · [`units`] quantities ·
+//! [`event`] positions and hashes of the internal stream · [`load`] what a node says of itself ·
+//! [`failure`] why an attempt failed · [`header`] the internal headers.
+
+pub mod api_key;
+pub mod event;
+pub mod failure;
+pub mod header;
+pub mod id;
+pub mod load;
+pub mod name;
+pub mod time;
+pub mod units;
+pub mod version;
+
+pub use api_key::{ApiKey, BadApiKey, KeyHash};
+pub use event::{EventId, PrefixHash, StreamBroken, StreamPosition};
+pub use failure::Failure;
+pub use id::{KeyId, ReplicaId, RequestId};
+pub use load::{LoadFrame, LoadState};
+pub use name::{BadName, ModelName, NodeName, RegionName, TenantName, ZoneName};
+pub use time::{Monotonic, UnixMs};
+pub use units::{Place, Priority, Tokens};
+pub use version::{BadVersion, ModelVersion};
