@@ -1,0 +1,106 @@
+//! What clients get when things break under them.
+
+use crate::world::{Events, World, eventually};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+const CHAT: &str = "/v1/chat/completions";
+const LONG: &str = r#","stream":true,"temperature":0,"max_tokens":60,"ignore_eos":true"#;
+
+#[test]
+fn a_region_without_engines_costs_no_request_that_had_not_begun() {
+    let world = World::start(&["--step-time", "20ms"]);
+    let streams = run_streams_and(&world, 50, |world| world.kill("engine", world.region(0)));
+    let broken = streams.iter().filter(|stream| !stream.is_complete()).count();
+    for stream in &streams {
+        assert_eq!(stream.status, 200);
+        // A stream that has begun cannot be resumed yet: it must end by an honest error, never silently.
+        if !stream.is_complete() {
+            assert!(stream.data.len() > 1, "failed before its first token: {stream:?}");
+            assert_eq!(stream.error().as_deref(), Some("stream_interrupted"), "{stream:?}");
+        }
+    }
+    assert!(broken > 0, "the kill came too late to matter");
+    eventually("engines are restarted by their agent", Duration::from_secs(20), || {
+        world.json(&["status", "--json"])["healthy"] == true
+    });
+}
+
+#[test]
+fn each_role_may_die() {
+    let world = World::start(&["--step-time", "10ms"]);
+    a_client_that_leaves_stops_its_engine(&world);
+    an_agent_dies_and_comes_back(&world);
+    an_edge_dies_and_comes_back(&world);
+}
+
+fn a_client_that_leaves_stops_its_engine(world: &World) {
+    let long = r#","stream":true,"max_tokens":900,"ignore_eos":true"#;
+    world.stream_with(0, CHAT, &world.chat("Hello", long), |events| events.data.len() < 3);
+    // 900 steps of 10 ms would run for 9 s.
+    eventually("the engine is idle again", Duration::from_secs(3), || running(world) == 0);
+}
+
+fn running(world: &World) -> u64 {
+    let status = world.json(&["status", "--json"]);
+    let regions = status["regions"].as_array().unwrap().iter();
+    regions.map(|region| region["running"].as_u64().unwrap() + region["queued"].as_u64().unwrap()).sum()
+}
+
+fn an_agent_dies_and_comes_back(world: &World) {
+    let region = world.region(0);
+    let engines = world.pids("engine", region);
+    let streams = run_streams_and(world, 12, |world| world.kill("region-agent", region));
+    for stream in &streams {
+        assert!(stream.is_complete() || stream.error().is_some(), "{stream:?}");
+        assert!(stream.is_complete() || stream.data.len() > 1, "failed before its first token: {stream:?}");
+    }
+    eventually("its engines ended with it", Duration::from_secs(5), || {
+        engines.iter().all(|pid| !crate::world::is_alive(*pid))
+    });
+    // Its region's edge goes on by the other region.
+    for _ in 0..8 {
+        assert_eq!(world.post(0, CHAT, &world.chat("Hello", r#","max_tokens":1"#)).status, 200);
+    }
+    assert!(!world.run(&["status"]).status.success(), "a dead role is a degraded world");
+    assert!(world.run(&["sandbox", "start", "region-agent", region]).status.success());
+    eventually("the region is whole again", Duration::from_secs(20), || {
+        world.run(&["status"]).status.success()
+    });
+}
+
+fn an_edge_dies_and_comes_back(world: &World) {
+    let region = world.region(1);
+    world.kill("edge", region);
+    assert_eq!(world.post(0, CHAT, &world.chat("Hello", r#","max_tokens":1"#)).status, 200);
+    assert!(world.run(&["sandbox", "start", "edge", region]).status.success());
+    eventually("the edge answers again", Duration::from_secs(10), || {
+        world.run(&["status"]).status.success()
+    });
+    assert_eq!(world.post(1, CHAT, &world.chat("Hello", r#","max_tokens":1"#)).status, 200);
+}
+
+/// Runs streams through the first region's edge, and breaks something once half of them have begun.
+fn run_streams_and(world: &World, count: usize, break_something: impl FnOnce(&World)) -> Vec<Events> {
+    let begun = AtomicUsize::new(0);
+    let half = Barrier::new(2);
+    std::thread::scope(|scope| {
+        let streams: Vec<_> = (0..count)
+            .map(|_| {
+                scope.spawn(|| {
+                    world.stream_with(0, CHAT, &world.chat("Tell me about Rhumb.", LONG), |events| {
+                        // Engines run 16 of them at a time; half of those are surely in mid-answer.
+                        if events.data.len() == 3 && begun.fetch_add(1, SeqCst) + 1 == count.min(16) / 2 {
+                            half.wait();
+                        }
+                        true
+                    })
+                })
+            })
+            .collect();
+        half.wait();
+        break_something(world);
+        streams.into_iter().map(|stream| stream.join().unwrap()).collect()
+    })
+}

@@ -1,0 +1,12 @@
+//! Drives the real binary: regions on loopback, real processes, the CPU engine with the house model.
+//!
+//! A world takes seconds to start, so each test makes one and checks several claims in it; each claim has its
+//! own function, named for what it claims.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod answers;
+mod failures;
+mod refusals;
+mod sandbox;
+mod world;

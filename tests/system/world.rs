@@ -1,0 +1,323 @@
+//! A world of its own for one test: `rhumb up` on a free block of loopback addresses and a folder that goes
+//! away with it.
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+pub struct World {
+    data: TempDir,
+    /// What `rhumb up --json` printed.
+    pub facts: Value,
+}
+
+/// What came back for one request.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+/// The events of one stream, as far as it came.
+#[derive(Debug, Default)]
+pub struct Events {
+    pub status: u16,
+    /// The data of each event, `[DONE]` included.
+    pub data: Vec<String>,
+}
+
+impl World {
+    pub fn start(options: &[&str]) -> Self {
+        let data = TempDir::new().unwrap();
+        let facts = Self::up(data.path(), options);
+        Self { data, facts }
+    }
+
+    /// Starts a sandbox on a folder that may have held one before.
+    fn up(data: &std::path::Path, options: &[&str]) -> Value {
+        let output = rhumb(&["up", "--detach", "--json", "--subnet", "auto"])
+            .args(options)
+            .arg("--data")
+            .arg(data)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Down, and up again on the same data.
+    pub fn restart(&mut self) {
+        self.run(&["down"]);
+        self.facts = Self::up(self.data.path(), &[]);
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        rhumb(arguments).arg("--data").arg(self.data.path()).output().unwrap()
+    }
+
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.run(arguments);
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|_| panic!("{arguments:?}: {}", String::from_utf8_lossy(&output.stderr)))
+    }
+
+    pub fn data(&self) -> &std::path::Path {
+        self.data.path()
+    }
+
+    pub fn key(&self) -> &str {
+        self.facts["api_key"].as_str().unwrap()
+    }
+
+    pub fn model(&self) -> &str {
+        self.facts["model"].as_str().unwrap()
+    }
+
+    /// The address of a region's edge.
+    pub fn edge(&self, region: usize) -> SocketAddr {
+        let base = self.facts["regions"][region]["edge"].as_str().unwrap();
+        base.strip_prefix("http://").unwrap().strip_suffix("/v1").unwrap().parse().unwrap()
+    }
+
+    pub fn region(&self, region: usize) -> &str {
+        self.facts["regions"][region]["name"].as_str().unwrap()
+    }
+
+    /// The processes of a role in a region, as `rhumb sandbox ps` sees them.
+    pub fn pids(&self, role: &str, region: &str) -> Vec<i32> {
+        let processes = self.json(&["sandbox", "ps", "--json"]);
+        let processes = processes.as_array().unwrap().iter();
+        processes
+            .filter(|process| process["role"] == role && process["region"] == region)
+            .map(|process| process["pid"].as_i64().unwrap() as i32)
+            .collect()
+    }
+
+    pub fn kill(&self, role: &str, region: &str) {
+        let pids = self.pids(role, region);
+        assert!(!pids.is_empty(), "no {role} runs in {region}");
+        for pid in pids {
+            kill(pid);
+        }
+    }
+
+    /// A metric of an edge, summed over its labels that contain `part`.
+    pub fn edge_metric(&self, region: usize, name: &str, part: &str) -> f64 {
+        let admin = self.facts["regions"][region]["admin"].as_str().unwrap().replace("http://", "");
+        let text = send(admin.parse().unwrap(), "GET /metrics HTTP/1.1\r\nhost: a\r\n", "").body;
+        text.lines()
+            .filter(|line| line.starts_with(name) && line.contains(part))
+            .map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap())
+            .sum()
+    }
+
+    /// The head of a request with this world's key.
+    fn head(&self, method_and_path: &str) -> String {
+        format!("{method_and_path} HTTP/1.1\r\nhost: rhumb\r\nauthorization: Bearer {}\r\n", self.key())
+    }
+
+    pub fn get(&self, region: usize, path: &str) -> Answer {
+        send(self.edge(region), &self.head(&format!("GET {path}")), "")
+    }
+
+    pub fn post(&self, region: usize, path: &str, body: &str) -> Answer {
+        send(self.edge(region), &self.head(&format!("POST {path}")), body)
+    }
+
+    pub fn stream(&self, region: usize, path: &str, body: &str) -> Events {
+        self.stream_with(region, path, body, |_| true)
+    }
+
+    /// Reads a stream for as long as `go_on` says after each event.
+    pub fn stream_with(
+        &self,
+        region: usize,
+        path: &str,
+        body: &str,
+        mut go_on: impl FnMut(&Events) -> bool,
+    ) -> Events {
+        let mut reader = open(self.edge(region), &self.head(&format!("POST {path}")), body);
+        let (status, _) = read_head(&mut reader).unwrap();
+        let mut events = Events { status, data: Vec::new() };
+        let mut lines = Chunked { reader, left: 0, ended: false };
+        let mut text = String::new();
+        let mut bytes = [0; 4096];
+        while let Ok(length @ 1..) = lines.read(&mut bytes) {
+            text.push_str(&String::from_utf8_lossy(&bytes[..length]));
+            while let Some((event, rest)) = text.split_once("\n\n") {
+                assert!(!event.contains("id:") || event.starts_with("data:"), "an id line got out: {event}");
+                if let Some(data) = event.strip_prefix("data: ") {
+                    events.data.push(data.to_owned());
+                }
+                text = rest.to_owned();
+                if !go_on(&events) {
+                    return events;
+                }
+            }
+        }
+        events
+    }
+
+    /// A chat with one user message.
+    pub fn chat(&self, content: &str, more: &str) -> String {
+        let content = Value::from(content);
+        format!(r#"{{"model":"{}","messages":[{{"role":"user","content":{content}}}]{more}}}"#, self.model())
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.run(&["down"]);
+    }
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Status and error code, the way SDKs see a refusal.
+    pub fn refusal(&self) -> (u16, String) {
+        (self.status, self.json()["error"]["code"].as_str().unwrap_or("none").to_owned())
+    }
+}
+
+impl Events {
+    pub fn is_complete(&self) -> bool {
+        self.data.last().is_some_and(|data| data == "[DONE]")
+    }
+
+    pub fn chunks(&self) -> impl Iterator<Item = Value> {
+        self.data.iter().filter(|data| *data != "[DONE]").map(|data| serde_json::from_str(data).unwrap())
+    }
+
+    /// The text so far.
+    pub fn text(&self) -> String {
+        self.chunks()
+            .filter_map(|chunk| {
+                let choice = &chunk["choices"][0];
+                let text = choice["delta"]["content"].as_str().or(choice["text"].as_str());
+                text.map(str::to_owned)
+            })
+            .collect()
+    }
+
+    /// The code of an in-band error.
+    pub fn error(&self) -> Option<String> {
+        let last: Value = serde_json::from_str(self.data.last()?).ok()?;
+        last["error"]["code"].as_str().map(str::to_owned)
+    }
+}
+
+pub fn rhumb(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rhumb"));
+    command.args(arguments);
+    command
+}
+
+pub fn kill(pid: i32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+pub fn is_alive(pid: i32) -> bool {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_ok()
+}
+
+/// Asks until the answer is yes; a test that waits for what never comes fails here.
+pub fn eventually(what: &str, deadline: Duration, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < deadline, "not within {deadline:?}: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// One request on a connection of its own. The body's length and the end of the head are added.
+pub fn send(to: SocketAddr, head: &str, body: &str) -> Answer {
+    let mut reader = open(to, &format!("{head}connection: close\r\n"), body);
+    read_answer(&mut reader).unwrap()
+}
+
+fn open(to: SocketAddr, head: &str, body: &str) -> BufReader<TcpStream> {
+    let mut stream = TcpStream::connect(to).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+    let head = format!("{head}content-length: {}\r\n\r\n", body.len());
+    // An early refusal may end the connection while the body is still being sent.
+    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
+    BufReader::new(stream)
+}
+
+pub fn read_answer(reader: &mut BufReader<TcpStream>) -> Option<Answer> {
+    let (status, headers) = read_head(reader)?;
+    let length = headers.iter().find(|(name, _)| name == "content-length").map(|(_, value)| value);
+    let mut body = Vec::new();
+    match length {
+        Some(length) => {
+            body.resize(length.parse().unwrap(), 0);
+            reader.read_exact(&mut body).ok()?;
+        }
+        None => {
+            reader.read_to_end(&mut body).ok()?;
+        }
+    }
+    Some(Answer { status, headers, body: String::from_utf8(body).unwrap() })
+}
+
+/// The status alone, for an answer without a body.
+pub fn read_answer_head(reader: &mut BufReader<TcpStream>) -> u16 {
+    read_head(reader).unwrap().0
+}
+
+fn read_head(reader: &mut impl BufRead) -> Option<(u16, Vec<(String, String)>)> {
+    let mut line = String::new();
+    reader.read_line(&mut line).ok()?;
+    let status = line.split(' ').nth(1)?.parse().ok()?;
+    let mut headers = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        match line.trim_end().split_once(": ") {
+            Some((name, value)) => headers.push((name.to_ascii_lowercase(), value.to_owned())),
+            None => return Some((status, headers)),
+        }
+    }
+}
+
+/// A chunked body. Ends with an error when it is cut, as a client's library would.
+struct Chunked<R> {
+    reader: R,
+    left: usize,
+    ended: bool,
+}
+
+impl<R: BufRead> Read for Chunked<R> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        if self.ended {
+            return Ok(0);
+        }
+        if self.left == 0 {
+            let mut line = String::new();
+            self.reader.read_line(&mut line)?;
+            self.left = usize::from_str_radix(line.trim_end(), 16).map_err(std::io::Error::other)?;
+            if self.left == 0 {
+                self.ended = true;
+                return Ok(0);
+            }
+        }
+        let room = into.len().min(self.left);
+        let length = self.reader.read(&mut into[..room])?;
+        self.left -= length;
+        if self.left == 0 {
+            self.reader.read_line(&mut String::new())?;
+        }
+        Ok(length)
+    }
+}
