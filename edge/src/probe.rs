@@ -1,11 +1,11 @@
-//! Asks each node once a second how it is, and how far away.
+//! Asks each node once a second how it is, and how far away; one that serves nothing, more often.
 
 use crate::Edge;
 use policy::{Node, NodeKey};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use types::{LoadFrame, ModelVersion};
 
 /// Probes every node of the routing table until the edge ends.
@@ -19,11 +19,8 @@ pub(crate) async fn probe_all(edge: Arc<Edge>) {
 }
 
 async fn probe(edge: Arc<Edge>, key: NodeKey, node: Node) {
-    let mut ticks = tokio::time::interval(INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut was_down = false;
     loop {
-        ticks.tick().await;
         let asked = Instant::now();
         let answered = tokio::time::timeout(INTERVAL, load(&edge, &node)).await.ok().flatten();
         let now = edge.clock.now();
@@ -39,6 +36,9 @@ async fn probe(edge: Arc<Edge>, key: NodeKey, node: Node) {
             tracing::info!(node = %key, down = is_down, "node changed");
             was_down = is_down;
         }
+        let serves = answered.is_some_and(|frames| frames.iter().any(|(_, frame)| frame.replicas > 0));
+        let interval = if serves { INTERVAL } else { INTERVAL_UNTIL_SERVING };
+        tokio::time::sleep_until(asked + interval).await;
     }
 }
 
@@ -62,5 +62,7 @@ async fn load(edge: &Edge, node: &Node) -> Option<Vec<(ModelVersion, LoadFrame)>
 }
 
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Requests that find no replica are refused until a probe finds one, so a starting node is asked more often.
+const INTERVAL_UNTIL_SERVING: Duration = Duration::from_millis(250);
 /// Some two hundred model versions on one node.
 const ANSWER_BYTES_MAX: usize = 64 << 10;

@@ -58,10 +58,12 @@ fn usage_is_the_engines_count(world: &World) {
 }
 
 fn one_seed_gives_one_answer_wherever_it_runs(world: &World) {
+    // The house model is sure of what it was taught; a hot draw on a strange text shows the dice.
     let seeded = |region, seed: &str| {
-        let options = format!(r#","temperature":1.5,"max_tokens":40,"ignore_eos":true{seed}"#);
-        let answer = world.post(region, CHAT, &world.chat("Tell me about Rhumb.", &options));
-        answer.json()["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+        let model = world.model();
+        let body = format!(r#"{{"model":"{model}","prompt":"abc","temperature":2,"max_tokens":40{seed}}}"#);
+        let answer = world.post(region, "/v1/completions", &body);
+        answer.json()["choices"][0]["text"].as_str().unwrap().to_owned()
     };
     let first = seeded(0, r#","seed":7"#);
     assert_eq!(first, seeded(1, r#","seed":7"#));

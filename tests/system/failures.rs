@@ -1,8 +1,7 @@
 //! What clients get when things break under them.
 
 use crate::world::{Events, World, eventually};
-use std::sync::Barrier;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc;
 use std::time::Duration;
 
 const CHAT: &str = "/v1/chat/completions";
@@ -33,6 +32,7 @@ fn each_role_may_die() {
     a_client_that_leaves_stops_its_engine(&world);
     an_agent_dies_and_comes_back(&world);
     an_edge_dies_and_comes_back(&world);
+    an_edge_that_is_told_to_stop_finishes_its_streams(&world);
 }
 
 fn a_client_that_leaves_stops_its_engine(world: &World) {
@@ -75,31 +75,49 @@ fn an_edge_dies_and_comes_back(world: &World) {
     world.kill("edge", region);
     assert_eq!(world.post(0, CHAT, &world.chat("Hello", r#","max_tokens":1"#)).status, 200);
     assert!(world.run(&["sandbox", "start", "edge", region]).status.success());
-    eventually("the edge answers again", Duration::from_secs(10), || {
-        world.run(&["status"]).status.success()
-    });
+    eventually("the edge answers again", Duration::from_secs(10), || world.run(&["status"]).status.success());
     assert_eq!(world.post(1, CHAT, &world.chat("Hello", r#","max_tokens":1"#)).status, 200);
 }
 
-/// Runs streams through the first region's edge, and breaks something once half of them have begun.
+fn an_edge_that_is_told_to_stop_finishes_its_streams(world: &World) {
+    let [edge] = world.pids("edge", world.region(1))[..] else { panic!("one edge per region") };
+    let mut told = false;
+    let body = world.chat("Tell me about Rhumb.", LONG);
+    let stream = world.stream_with(1, CHAT, &body, |events| {
+        if events.data.len() == 3 && !std::mem::replace(&mut told, true) {
+            crate::world::terminate(edge);
+            eventually("no new connection is taken", Duration::from_secs(3), || {
+                std::net::TcpStream::connect(world.edge(1)).is_err()
+            });
+        }
+        true
+    });
+    assert!(stream.is_complete(), "{stream:?}");
+    eventually("the edge ends when its last stream has", Duration::from_secs(5), || {
+        world.pids("edge", world.region(1)).is_empty()
+    });
+}
+
+/// Runs streams through the first region's edge, and breaks something once half of those that fit have begun.
 fn run_streams_and(world: &World, count: usize, break_something: impl FnOnce(&World)) -> Vec<Events> {
-    let begun = AtomicUsize::new(0);
-    let half = Barrier::new(2);
+    let (begun, has_begun) = mpsc::channel();
     std::thread::scope(|scope| {
         let streams: Vec<_> = (0..count)
             .map(|_| {
-                scope.spawn(|| {
+                let begun = begun.clone();
+                scope.spawn(move || {
                     world.stream_with(0, CHAT, &world.chat("Tell me about Rhumb.", LONG), |events| {
-                        // Engines run 16 of them at a time; half of those are surely in mid-answer.
-                        if events.data.len() == 3 && begun.fetch_add(1, SeqCst) + 1 == count.min(16) / 2 {
-                            half.wait();
+                        if events.data.len() == 3 {
+                            let _ = begun.send(());
                         }
                         true
                     })
                 })
             })
             .collect();
-        half.wait();
+        for _ in 0..count.min(16) / 2 {
+            has_begun.recv_timeout(Duration::from_secs(30)).expect("streams begin");
+        }
         break_something(world);
         streams.into_iter().map(|stream| stream.join().unwrap()).collect()
     })

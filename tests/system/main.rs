@@ -7,6 +7,7 @@
 
 mod answers;
 mod failures;
+mod http2;
 mod refusals;
 mod sandbox;
 mod world;

@@ -1,6 +1,8 @@
 //! A world of its own for one test: `rhumb up` on a free block of loopback addresses and a folder that goes
 //! away with it.
 
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -224,11 +226,15 @@ pub fn rhumb(arguments: &[&str]) -> Command {
 }
 
 pub fn kill(pid: i32) {
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    signal::kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+}
+
+pub fn terminate(pid: i32) {
+    signal::kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
 }
 
 pub fn is_alive(pid: i32) -> bool {
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_ok()
+    signal::kill(Pid::from_raw(pid), None).is_ok()
 }
 
 /// Asks until the answer is yes; a test that waits for what never comes fails here.

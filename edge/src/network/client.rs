@@ -141,15 +141,6 @@ impl Client {
         self.answer(status, &headers, error.to_json().into()).await
     }
 
-    /// The head could not be parsed, so there is nothing to route by.
-    pub(super) async fn refuse_unreadable(&mut self) {
-        self.session.set_keepalive(None);
-        let error =
-            ErrorObject::new("the request is not valid HTTP", "invalid_request_error", "invalid_http");
-        let _ = self.answer(400, &[("content-type", "application/json")], error.to_json().into()).await;
-        self.session.shutdown().await;
-    }
-
     /// Whatever was half done is lost; what had not begun gets an honest error.
     pub(super) async fn refuse_after_panic(&mut self) {
         if self.state == State::Asked {
@@ -168,6 +159,16 @@ impl Client {
             ClientGone
         })
     }
+}
+
+/// The head could not be parsed, so there is no request to answer, only a connection.
+pub(super) async fn refuse_unreadable(mut session: ServerSession) {
+    let error = ErrorObject::new("the request is not valid HTTP", "invalid_request_error", "invalid_http");
+    let body = Bytes::from(error.to_json());
+    let mut head = response_head(400, &[("content-type", "application/json")]);
+    head.insert_header("content-length", body.len().to_string()).expect("digits are a header value");
+    let _ = session.write_error_response(head, body).await;
+    session.shutdown().await;
 }
 
 fn response_head(status: u16, headers: &[(&'static str, &str)]) -> ResponseHeader {

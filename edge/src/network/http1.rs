@@ -1,6 +1,6 @@
 //! Requests on an HTTP/1.1 connection, one after the other.
 
-use super::client::Client;
+use super::client::{Client, refuse_unreadable};
 use super::listen::{Answer, Listener};
 use super::{HEAD_BYTES_MAX, HEAD_DEADLINE, IDLE_MAX};
 use bytes::BytesMut;
@@ -45,14 +45,10 @@ async fn serve_one<A: Answer>(
     session.set_pipelined_prefix(ahead);
     // Without it, bytes of a next request that come during this one count as a broken body.
     session.set_pipelining_enabled(true);
-    match timeout(HEAD_DEADLINE, session.read_request()).await {
-        Ok(Ok(true)) => {}
-        Ok(Err(_)) => {
-            let mut client = Client::new(session);
-            client.refuse_unreadable().await;
-            return None;
-        }
-        Ok(Ok(false)) | Err(_) => return None,
+    // The whole head is here. What makes the parser wait for more is as malformed as what makes it fail.
+    if !matches!(timeout(PARSE_MAX, session.read_request()).await, Ok(Ok(true))) {
+        refuse_unreadable(session).await;
+        return None;
     }
     if listener.drain.is_cancelled() {
         session.set_keepalive(None);
@@ -151,6 +147,7 @@ async fn linger(mut session: ServerSession) {
 }
 
 const READ_BYTES: usize = 4096;
+const PARSE_MAX: Duration = Duration::from_millis(500);
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 const LINGER_MAX: Duration = Duration::from_secs(2);
 /// A little more than the largest body that is ever taken.

@@ -63,76 +63,65 @@ pub struct Sampling {
 
 impl ChatRequest {
     pub fn parse(body: &[u8]) -> Result<Self, BadRequest> {
-        let wire: ChatWire = parse(body)?;
-        if wire.messages.is_empty() {
+        let mut wire: Wire = parse(body)?;
+        let mut messages = required(wire.messages.take(), "messages")?;
+        if messages.is_empty() {
             return Err(BadRequest::OutOfRange { param: "messages", expected: "at least one message" });
         }
         let unsupported = |param, reason| Err(BadRequest::Unsupported { param, reason });
-        if wire.tools.is_some_and(|tools| !tools.is_empty()) {
+        if wire.tools.as_ref().is_some_and(|tools| !tools.is_empty()) {
             return unsupported("tools", "it was not trained to call tools");
         }
-        if wire.response_format.is_some_and(|format| format.kind != "text") {
+        if wire.response_format.as_ref().is_some_and(|format| format.kind != "text") {
             return unsupported("response_format", "only text is");
         }
-        if wire.logprobs == Some(true) {
-            return unsupported("logprobs", "the engine does not report them");
-        }
-        let mut messages = wire.messages;
         for message in &mut messages {
             // OpenAI's newer name for the same role; chat templates know the older one.
             if message.role == "developer" {
                 message.role = "system".to_owned();
             }
         }
-        Ok(Self { model: wire.model, messages, sampling: wire.sampling.check()? })
+        let (model, sampling) = wire.check()?;
+        Ok(Self { model, messages, sampling })
     }
 }
 
 impl CompletionRequest {
     pub fn parse(body: &[u8]) -> Result<Self, BadRequest> {
-        let wire: CompletionWire = parse(body)?;
+        let mut wire: Wire = parse(body)?;
+        let prompt = required(wire.prompt.take(), "prompt")?.0;
+        let echo = wire.echo.unwrap_or(false);
         let unsupported = |param, reason| Err(BadRequest::Unsupported { param, reason });
-        if wire.suffix.is_some_and(|suffix| !suffix.is_empty()) {
+        if wire.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()) {
             return unsupported("suffix", "it only continues a text");
         }
         if wire.best_of.is_some_and(|best_of| best_of != 1) {
             return unsupported("best_of", "only 1 is");
         }
-        if wire.logprobs.is_some() {
-            return unsupported("logprobs", "the engine does not report them");
-        }
-        let mut sampling = wire.sampling.check()?;
+        let (model, mut sampling) = wire.check()?;
         // OpenAI's default on this endpoint; without it a forgotten limit runs to the end of the context.
         sampling.max_tokens.get_or_insert(COMPLETION_MAX_TOKENS_DEFAULT);
-        Ok(Self { model: wire.model, prompt: wire.prompt.0, echo: wire.echo.unwrap_or(false), sampling })
+        Ok(Self { model, prompt, echo, sampling })
     }
 }
 
-#[derive(Deserialize)]
-struct ChatWire {
-    model: String,
-    messages: Vec<Message>,
-    tools: Option<Vec<de::IgnoredAny>>,
-    response_format: Option<ResponseFormat>,
-    logprobs: Option<bool>,
-    #[serde(flatten)]
-    sampling: SamplingWire,
+fn required<T>(field: Option<T>, param: &str) -> Result<T, BadRequest> {
+    field.ok_or_else(|| BadRequest::Missing { param: param.to_owned() })
 }
 
+/// The fields of both endpoints. One flat struct, because serde loses the name of a wrong field when structs
+/// are flattened into one another.
 #[derive(Deserialize)]
-struct CompletionWire {
+struct Wire {
     model: String,
-    prompt: PromptWire,
+    messages: Option<Vec<Message>>,
+    tools: Option<Vec<de::IgnoredAny>>,
+    response_format: Option<ResponseFormat>,
+    prompt: Option<PromptWire>,
     echo: Option<bool>,
     suffix: Option<String>,
     best_of: Option<u64>,
-    logprobs: Option<u64>,
-    #[serde(flatten)]
-    sampling: SamplingWire,
-}
-
-#[derive(Deserialize)]
-struct SamplingWire {
+    logprobs: Option<Logprobs>,
     temperature: Option<f64>,
     top_p: Option<f64>,
     top_k: Option<i64>,
@@ -151,6 +140,14 @@ struct SamplingWire {
     stream_options: Option<StreamOptions>,
 }
 
+/// A switch in chats, a count in completions.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a boolean or a small number")]
+enum Logprobs {
+    Wanted(bool),
+    Count(#[allow(dead_code, reason = "its presence is what counts")] u8),
+}
+
 #[derive(Deserialize)]
 struct StreamOptions {
     include_usage: Option<bool>,
@@ -162,8 +159,12 @@ struct ResponseFormat {
     kind: String,
 }
 
-impl SamplingWire {
-    fn check(self) -> Result<Sampling, BadRequest> {
+impl Wire {
+    fn check(self) -> Result<(String, Sampling), BadRequest> {
+        if matches!(self.logprobs, Some(Logprobs::Wanted(true) | Logprobs::Count(_))) {
+            let reason = "the engine does not report them";
+            return Err(BadRequest::Unsupported { param: "logprobs", reason });
+        }
         let out_of_range = |param, expected| Err(BadRequest::OutOfRange { param, expected });
         let temperature = self.temperature.unwrap_or(1.0);
         if !(0.0..=2.0).contains(&temperature) {
@@ -201,7 +202,7 @@ impl SamplingWire {
         if stop.len() > STOP_MAX || stop.iter().any(|text| text.is_empty() || text.len() > STOP_BYTES_MAX) {
             return out_of_range("stop", "at most 16 texts of 1 to 256 bytes");
         }
-        Ok(Sampling {
+        let sampling = Sampling {
             temperature,
             top_p,
             top_k,
@@ -212,7 +213,8 @@ impl SamplingWire {
             ignore_eos: self.ignore_eos.unwrap_or(false),
             stream: self.stream.unwrap_or(false),
             include_usage: self.stream_options.and_then(|options| options.include_usage).unwrap_or(false),
-        })
+        };
+        Ok((self.model, sampling))
     }
 }
 
@@ -395,6 +397,10 @@ mod tests {
             (r#","n":2"#, "n"),
             (r#","presence_penalty":1"#, "presence_penalty"),
             (r#","logprobs":true"#, "logprobs"),
+            (r#","logprobs":"all""#, "logprobs"),
+            (r#","temperature":"hot""#, "temperature"),
+            (r#","stop":7"#, "stop"),
+            (r#","stream_options":{"include_usage":7}"#, "stream_options.include_usage"),
             (r#","tools":[{}]"#, "tools"),
             (r#","response_format":{"type":"json_object"}"#, "response_format"),
         ] {
