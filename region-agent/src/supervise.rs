@@ -1,0 +1,282 @@
+//! Keeps one place on the node filled: waits for what happens to its engine, asks [`crate::life`], does it.
+
+use crate::config::Place;
+use crate::engine::Engine;
+use crate::ingress;
+use crate::launch::{Launcher, Process};
+use crate::life::{Act, Event, Life, Stage};
+use crate::node::Node;
+use crate::probe;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use types::{Monotonic, ReplicaId};
+
+/// What is in a place now, for operators.
+#[derive(Debug, Clone)]
+pub struct Status {
+    pub place: Place,
+    pub stage: Stage,
+    /// None before the first start.
+    pub replica: Option<ReplicaId>,
+    /// None while no process runs.
+    pub pid: Option<u32>,
+    pub starts: u32,
+}
+
+impl Status {
+    pub fn empty(place: Place) -> Self {
+        Self { place, stage: Stage::Gone, replica: None, pid: None, starts: 0 }
+    }
+}
+
+/// What the agent tells its supervisors: drain, and later stop.
+#[derive(Debug, Clone)]
+pub struct Orders {
+    drain: CancellationToken,
+    stop: CancellationToken,
+    heard: Heard,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Heard {
+    Nothing,
+    Drain,
+    Stop,
+}
+
+impl Orders {
+    pub fn new() -> Self {
+        Self { drain: CancellationToken::new(), stop: CancellationToken::new(), heard: Heard::Nothing }
+    }
+
+    /// No new work, no new starts.
+    pub fn drain(&self) {
+        self.drain.cancel();
+    }
+
+    /// End the engines.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    async fn next(&mut self) -> Event {
+        match self.heard {
+            Heard::Nothing => {
+                self.drain.cancelled().await;
+                self.heard = Heard::Drain;
+                Event::Drain
+            }
+            Heard::Drain => {
+                self.stop.cancelled().await;
+                self.heard = Heard::Stop;
+                Event::Stop
+            }
+            Heard::Stop => std::future::pending().await,
+        }
+    }
+}
+
+pub struct Supervisor {
+    pub node: Arc<Node>,
+    pub launcher: Launcher,
+    pub place: Place,
+    pub status: watch::Sender<Status>,
+}
+
+/// A running process and how the ingress knows it.
+struct Running {
+    process: Process,
+    engine: Arc<Engine>,
+    probes: Probes,
+}
+
+/// When to ask an engine how it is.
+struct Probes {
+    next: Instant,
+    /// The last one was missed. Doubt is no news then: misses count once a second, however many streams break.
+    is_missed: bool,
+}
+
+impl Supervisor {
+    /// Returns once the place is empty for good.
+    pub async fn run(self, mut orders: Orders) {
+        let epoch = Instant::now();
+        let now = || Monotonic::from_micros(u64::try_from(epoch.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let mut life = Life::new(now());
+        let mut running: Option<Running> = None;
+        loop {
+            let event = tokio::select! {
+                event = orders.next() => event,
+                event = happens(running.as_mut(), life.stage()) => event,
+                () = until(life.wakes_at().map(|at| Instant::now() + at.since(now()))) => Event::Woke,
+            };
+            if event == Event::Exited
+                && let Some(ended) = running.take()
+            {
+                self.forget(ended);
+            }
+            let act = life.on(event, now());
+            self.act(act, event, &mut running).await;
+            self.tell(&life, running.as_ref());
+            if act == Act::Finish {
+                return;
+            }
+        }
+    }
+
+    async fn act(&self, act: Act, event: Event, running: &mut Option<Running>) {
+        match (act, running) {
+            (Act::Start { start }, running) => *running = self.start(start),
+            (Act::Announce, Some(running)) => {
+                if event == Event::Ready {
+                    info!(replica = %running.engine.replica, "engine serves");
+                }
+                self.node.slots.serving(&running.engine);
+            }
+            (Act::Withdraw, Some(running)) => self.node.slots.withhold(&running.engine),
+            (Act::Kill(why), Some(running)) => {
+                warn!(replica = %running.engine.replica, ?why, "engine is killed");
+                self.node.slots.gone(&running.engine);
+                self.end(running, Duration::ZERO).await;
+            }
+            (Act::Terminate, Some(running)) => self.end(running, STOP_MAX).await,
+            (Act::Rest(rest), _) => {
+                warn!(number = self.place.number, ?rest, "engine is started again after a rest");
+            }
+            (Act::Nothing | Act::Finish, _) | (_, None) => {}
+        }
+        if event == Event::ProbeMissed {
+            self.node.metrics.probes_missed.inc();
+        }
+    }
+
+    fn start(&self, start: u32) -> Option<Running> {
+        let Place { number, version, address, slots, .. } = self.place;
+        let replica =
+            ReplicaId { region: self.node.region.clone(), node: self.node.name.clone(), number, start };
+        self.node.metrics.engine_starts.inc();
+        match self.launcher.start(&self.place, &replica) {
+            Ok(process) => {
+                info!(%replica, pid = process.child.id(), %address, "engine started");
+                let engine = Engine::new(replica, version, address, slots);
+                Some(Running { process, engine, probes: Probes { next: Instant::now(), is_missed: false } })
+            }
+            Err(error) => {
+                error!(%replica, error = &error as &dyn std::error::Error, "engine cannot be started");
+                None
+            }
+        }
+    }
+
+    /// A process has ended, and its replica with it.
+    fn forget(&self, mut ended: Running) {
+        self.node.slots.gone(&ended.engine);
+        self.node.metrics.engine_exits.inc();
+        let status = ended.process.child.try_wait().ok().flatten();
+        info!(replica = %ended.engine.replica, status = status.map(tracing::field::display), "engine ended");
+    }
+
+    /// Asks the process to end, and makes it end when it takes too long.
+    async fn end(&self, running: &mut Running, patience: Duration) {
+        let child = &mut running.process.child;
+        if !patience.is_zero()
+            && let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok())
+        {
+            // The process may have ended by itself; until it is waited for, its id is still its own.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+            if tokio::time::timeout(patience, child.wait()).await.is_ok() {
+                return;
+            }
+            warn!(replica = %running.engine.replica, "engine does not end when asked");
+        }
+        if let Err(error) = child.kill().await {
+            error!(replica = %running.engine.replica, %error, "engine cannot be killed");
+        }
+    }
+
+    fn tell(&self, life: &Life, running: Option<&Running>) {
+        self.status.send_modify(|status| {
+            status.stage = life.stage();
+            status.starts = life.starts();
+            status.pid = running.and_then(|running| running.process.child.id());
+            if let Some(running) = running {
+                status.replica = Some(running.engine.replica.clone());
+            }
+        });
+    }
+}
+
+/// The next thing that happens to the process of this place.
+async fn happens(running: Option<&mut Running>, stage: Stage) -> Event {
+    let Some(Running { process, engine, probes }) = running else {
+        return match stage {
+            Stage::Gone => std::future::pending().await,
+            // It could not be started.
+            Stage::Starting | Stage::Serving | Stage::Draining => Event::Exited,
+        };
+    };
+    tokio::select! {
+        // An error means that it was waited for already.
+        _ = process.child.wait() => Event::Exited,
+        event = observe(engine, stage, probes) => event,
+    }
+}
+
+/// Asks the engine how it is, at its next time to be asked. May be dropped and called again at any point.
+async fn observe(engine: &Engine, stage: Stage, probes: &mut Probes) -> Event {
+    match stage {
+        Stage::Starting => loop {
+            tokio::time::sleep_until(probes.next).await;
+            let is_ready = is_ok(engine, "/readyz").await;
+            probes.next = Instant::now() + READY_EVERY;
+            if is_ready {
+                return Event::Ready;
+            }
+        },
+        Stage::Serving => {
+            tokio::select! {
+                () = tokio::time::sleep_until(probes.next) => {}
+                () = engine.doubt.notified(), if !probes.is_missed => {}
+            }
+            let asked_at = Instant::now();
+            probes.is_missed = !is_ok(engine, "/livez").await;
+            probes.next = asked_at + PROBE_EVERY;
+            if probes.is_missed {
+                return Event::ProbeMissed;
+            }
+            read_load(engine).await;
+            Event::ProbeAnswered
+        }
+        Stage::Draining | Stage::Gone => std::future::pending().await,
+    }
+}
+
+async fn is_ok(engine: &Engine, path: &'static str) -> bool {
+    matches!(probe::get(engine.address, path).await, Ok((http::StatusCode::OK, _)))
+}
+
+/// A reading that fails leaves the last one; whether the engine lives is the probe's business.
+async fn read_load(engine: &Engine) {
+    let Ok((http::StatusCode::OK, text)) = probe::get(engine.address, ingress::LOAD).await else { return };
+    if let Some(load) = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()) {
+        engine.observe(load);
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+const READY_EVERY: Duration = Duration::from_millis(50);
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// An engine that has nothing left to do ends in milliseconds.
+const STOP_MAX: Duration = Duration::from_secs(5);
