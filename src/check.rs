@@ -1,0 +1,57 @@
+//! `rhumb check`: everything that would keep a role from starting, found before it is started.
+
+use crate::failure;
+use crate::role::configuration;
+use identity::Identity;
+use std::path::Path;
+
+/// What an edge would stumble over; nothing if it would start.
+pub fn edge(path: &Path) -> Vec<String> {
+    let config: edge::Config = match configuration::read::<edge::File, _>(path, "edge") {
+        Ok(config) => config,
+        Err(error) => return vec![sentence(error)],
+    };
+    edge::prepare(config).err().map(sentence).into_iter().collect()
+}
+
+/// What a region agent would stumble over, and its engines after it.
+pub fn region_agent(path: &Path) -> Vec<String> {
+    let config: region_agent::Config =
+        match configuration::read::<region_agent::File, _>(path, "region-agent") {
+            Ok(config) => config,
+            Err(error) => return vec![sentence(error)],
+        };
+    let mut problems = Vec::new();
+    match Identity::load(&config.identity) {
+        Err(error) => problems.push(sentence(error)),
+        Ok(identity) => {
+            let name = identity.name();
+            let is_ours = name.role == identity::Role::RegionAgent
+                && name.region == config.region
+                && name.name == config.node;
+            if !is_ours {
+                let (dir, node, region) = (config.identity.display(), &config.node, &config.region);
+                problems.push(format!("the identity in {dir} is {name}, not node {node} of {region}"));
+            }
+        }
+    }
+    for place in &config.places {
+        let dir = place.model_dir.display();
+        let problem = match engine::manifest::read(&place.model_dir) {
+            Err(error) => sentence(error),
+            Ok(manifest) if manifest.version() != place.version => {
+                format!("{dir} holds {}, not {}", manifest.version(), place.version)
+            }
+            Ok(_) => continue,
+        };
+        // Replicas share their folder, and one word about it is enough.
+        if !problems.contains(&problem) {
+            problems.push(problem);
+        }
+    }
+    problems
+}
+
+fn sentence(error: impl Into<anyhow::Error>) -> String {
+    failure::chain(&error.into()).join(": ")
+}

@@ -1,0 +1,339 @@
+//! What can be typed.
+
+use crate::sandbox::claim::Subnet;
+use crate::sandbox::layout::{self, Member, Paths, Regions};
+use crate::sandbox::logs::Writer;
+use crate::sandbox::up::{Audience, Wish};
+use crate::sandbox::{self, existing, known_region};
+use crate::say::say;
+use crate::{check, duration, role, stdout};
+use anyhow::Context;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use types::{ModelName, ModelVersion, RegionName, ReplicaId};
+
+/// One OpenAI-compatible endpoint in front of LLM engines in many regions.
+///
+/// Begin with `rhumb up`: it starts a whole system on this machine and prints a request to paste.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a sandbox: regions with edges, agents and engines on this machine
+    Up(Up),
+    /// Stop the sandbox
+    Down(Data),
+    /// Show how each region of the sandbox is; exit status 1 unless all is well
+    Status {
+        #[command(flatten)]
+        data: Data,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Print what a role of the sandbox wrote
+    Logs {
+        /// Whose log; `engine` is all engines of the region
+        role: RoleName,
+        region: RegionName,
+        /// Go on with what is written from now on, until Ctrl-C
+        #[arg(long, short)]
+        follow: bool,
+        #[command(flatten)]
+        data: Data,
+    },
+    /// Look at the sandbox's processes, or start one that died
+    #[command(subcommand)]
+    Sandbox(Sandbox),
+    /// Run an edge: the proxy that clients speak to
+    Edge(Config),
+    /// Run a region agent: it supervises the engines of one node
+    RegionAgent(Config),
+    /// Run an engine: one model behind an OpenAI-compatible API
+    Engine(Engine),
+    /// Find everything that would keep a role from starting
+    Check {
+        #[command(flatten)]
+        config: Config,
+        /// What the configuration is for
+        #[arg(long, value_name = "ROLE")]
+        role: ConfiguredRole,
+    },
+    /// Print a completion script for a shell
+    ///
+    /// For bash: `source <(rhumb completion bash)`
+    Completion { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, Args)]
+struct Up {
+    /// Return as soon as everything is ready, and leave it running until `rhumb down`
+    #[arg(long)]
+    detach: bool,
+    #[command(flatten)]
+    output: Output,
+    /// The regions, separated by commas; clients stand in the first one
+    #[arg(long, value_name = "NAMES", default_value = REGIONS_DEFAULT)]
+    regions: Regions,
+    #[command(flatten)]
+    data: Data,
+    /// The least time of one decode step of an engine, so that a small model streams like a large one; 0 is as
+    /// fast as it goes
+    #[arg(long, value_name = "TIME", default_value = "20ms", value_parser = duration::parse)]
+    step_time: Duration,
+    /// Live on 127.N.*.*; `auto` takes a free number, so that several sandboxes run side by side
+    #[arg(long, value_name = "N|auto", default_value = "0")]
+    subnet: Subnet,
+    /// Given by `--detach` to the process that it starts
+    #[arg(long, hide = true)]
+    detached: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Sandbox {
+    /// List every process: edges, region agents and their engines
+    Ps {
+        #[command(flatten)]
+        data: Data,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Start a role that died, and wait until it does its work again
+    Start {
+        role: RoleName,
+        region: RegionName,
+        #[command(flatten)]
+        data: Data,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Data {
+    /// Where the sandbox keeps its state and logs
+    #[arg(long = "data", value_name = "DIR", default_value = DATA_DEFAULT)]
+    dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Output {
+    /// Print JSON, whose fields stay as they are
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Config {
+    /// The role's TOML file
+    #[arg(long = "config", value_name = "FILE")]
+    path: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Engine {
+    /// The folder with the model's manifest.json and its files
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Where to serve
+    #[arg(long, value_name = "ADDR")]
+    listen: SocketAddr,
+    /// Refuse the folder if it holds another version
+    #[arg(long, value_name = "sha256:HEX")]
+    version: Option<ModelVersion>,
+    /// Who this engine is to its agent
+    #[arg(long, value_name = "ID")]
+    replica: Option<ReplicaId>,
+    /// The model's name in the API [default: the name in its manifest]
+    #[arg(long, value_name = "NAME")]
+    served_name: Option<ModelName>,
+    /// CPU threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// Sequences that run at once
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    slots: usize,
+    /// Requests that wait while all slots are taken
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    queue_max: usize,
+    /// Tokens that the KV cache holds [default: a full context for each slot]
+    #[arg(long, value_name = "N")]
+    kv_tokens: Option<usize>,
+    /// Prompt tokens computed in one step
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    prefill_chunk: usize,
+    /// The least time of one step, such as 20ms; 0 is as fast as it goes
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration::parse)]
+    step_time: Duration,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum RoleName {
+    Edge,
+    RegionAgent,
+    Engine,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ConfiguredRole {
+    Edge,
+    RegionAgent,
+}
+
+impl Cli {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Up(up) => return up.run(),
+            Command::Down(data) => sandbox::down::run(&data.paths()?)?,
+            Command::Status { data, output } => return sandbox::status::run(&data.paths()?, output.json),
+            Command::Logs { role, region, follow, data } => {
+                let paths = data.paths()?;
+                let region = known_region(&paths, region)?;
+                sandbox::logs::show(&paths, role.writer(), &region, follow)?;
+            }
+            Command::Sandbox(Sandbox::Ps { data, output }) => sandbox::ps::run(&data.paths()?, output.json)?,
+            Command::Sandbox(Sandbox::Start { role, region, data }) => start(role, region, &data)?,
+            Command::Edge(config) => role::edge(&config.path)?,
+            Command::RegionAgent(config) => role::region_agent(&config.path)?,
+            Command::Engine(engine) => role::engine(engine.config()?)?,
+            Command::Check { config, role } => return check(&config, role),
+            Command::Completion { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Self::command(), "rhumb", &mut script);
+                stdout::print(&String::from_utf8_lossy(&script))?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Up {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        if self.detach && !self.detached {
+            return sandbox::detach::run(&self.data.dir, self.output.json);
+        }
+        let audience = match self.detached {
+            true => Audience::Detacher,
+            false => Audience::Caller { json: self.output.json },
+        };
+        let Self { regions, subnet, step_time, .. } = self;
+        sandbox::up::run(&Wish { data: self.data.dir, regions, subnet, step_time }, audience)
+    }
+}
+
+fn start(role: RoleName, region: RegionName, data: &Data) -> anyhow::Result<()> {
+    let paths = data.paths()?;
+    let region = known_region(&paths, region)?;
+    match role.started_by_up() {
+        Some(role) => sandbox::start::run(&paths, &Member { region, role }),
+        None => {
+            say!("engines are started again by their region agent, by themselves; see `rhumb sandbox ps`");
+            Ok(())
+        }
+    }
+}
+
+fn check(config: &Config, role: ConfiguredRole) -> anyhow::Result<ExitCode> {
+    let problems = match role {
+        ConfiguredRole::Edge => check::edge(&config.path),
+        ConfiguredRole::RegionAgent => check::region_agent(&config.path),
+    };
+    let file = config.path.display();
+    if problems.is_empty() {
+        stdout::print(&format!("{file}: nothing is wrong\n"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for problem in problems {
+        say!("error: {problem}");
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+impl Data {
+    fn paths(&self) -> anyhow::Result<Paths> {
+        existing(&self.dir)
+    }
+}
+
+impl Engine {
+    fn config(self) -> anyhow::Result<engine::Config> {
+        let manifest = engine::manifest::read(&self.model)?;
+        let served_name = match self.served_name {
+            Some(name) => name,
+            None => {
+                manifest.name.parse().context("the manifest's name cannot be served; give --served-name")?
+            }
+        };
+        let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        Ok(engine::Config {
+            listen: self.listen,
+            model_dir: self.model,
+            version: self.version,
+            replica: self.replica,
+            served_name,
+            threads: self.threads.unwrap_or_else(cores),
+            slots: self.slots,
+            queue_max: self.queue_max,
+            kv_tokens: self.kv_tokens.unwrap_or_else(|| self.slots.saturating_mul(manifest.context_length)),
+            prefill_chunk: self.prefill_chunk,
+            step_time: self.step_time,
+        })
+    }
+}
+
+impl RoleName {
+    fn started_by_up(self) -> Option<layout::Role> {
+        match self {
+            Self::Edge => Some(layout::Role::Edge),
+            Self::RegionAgent => Some(layout::Role::RegionAgent),
+            Self::Engine => None,
+        }
+    }
+
+    fn writer(self) -> Writer {
+        self.started_by_up().map_or(Writer::Engines, Writer::Role)
+    }
+}
+
+pub const DATA_DEFAULT: &str = ".rhumb";
+const REGIONS_DEFAULT: &str = "us-east,eu-west";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_agent_s_engine_command_is_understood() {
+        let version = format!("sha256:{}", "01".repeat(32));
+        let line = format!(
+            "rhumb engine --model /m --listen 127.0.1.1:7500 --version {version} --replica us-east/n1/0-3 \
+             --served-name tiny --slots 8 --threads 1 --kv-tokens 4096 --step-time 20ms"
+        );
+        let Command::Engine(engine) = Cli::try_parse_from(line.split(' ')).unwrap().command else {
+            panic!("not an engine");
+        };
+        assert_eq!(engine.step_time, Duration::from_millis(20));
+        assert_eq!(engine.replica.unwrap().to_string(), "us-east/n1/0-3");
+    }
+
+    #[test]
+    fn bad_regions_are_wrong_usage() {
+        let refused = |line: &str| Cli::try_parse_from(line.split(' ')).unwrap_err();
+        let error = refused("rhumb up --regions us-east,US");
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("must match"), "{error}");
+        assert_eq!(refused("rhumb logs edge us_east").exit_code(), 2);
+        assert_eq!(refused("rhumb up --subnet 256").exit_code(), 2);
+    }
+}

@@ -1,0 +1,27 @@
+//! `rhumb`: every role of the system, and the commands that people type.
+//!
+//! In reading order: [`cli`] what can be typed · [`role`] a process of the system · [`check`] would it start? ·
+//! [`sandbox`] a whole system on one host. Beside them: [`mod@stdout`], [`say`] and [`failure`] how a command
+//! answers, [`files`], [`duration`] and [`mod@table`].
+
+mod check;
+mod cli;
+mod duration;
+mod failure;
+mod files;
+mod role;
+mod sandbox;
+mod say;
+mod stdout;
+mod table;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+/// A proxy allocates and frees on many threads, which is where the system's allocator is slow.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    cli::Cli::parse().run().unwrap_or_else(|error| failure::report(&error))
+}

@@ -1,0 +1,345 @@
+//! Where everything of a sandbox is: an address for each role, a path for each file.
+//!
+//! Region *i* is `127.N.i.1`, where N is the subnet, with the ports of production. So regions need no port
+//! arithmetic, and two sandboxes side by side differ in one number.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use types::{BadName, NodeName, RegionName, ZoneName};
+
+/// The regions of a sandbox, in order: one to sixteen, each once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<RegionName>", into = "Vec<RegionName>")]
+pub struct Regions(Vec<RegionName>);
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadRegions {
+    #[error(transparent)]
+    Name(BadName),
+    #[error("region {0} is named twice")]
+    Twice(RegionName),
+    #[error("a sandbox has 1 to {REGIONS_MAX} regions, not {0}")]
+    Count(usize),
+}
+
+/// Roles that `up` starts. Engines are started by their region agents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    RegionAgent,
+    Edge,
+}
+
+/// One process that `up` holds.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Member {
+    pub region: RegionName,
+    pub role: Role,
+}
+
+/// A whole sandbox. Kept in its data directory, so that other commands find the same addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    pub subnet: u8,
+    pub regions: Regions,
+}
+
+/// One region of a layout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seat {
+    pub region: RegionName,
+    ip: Ipv4Addr,
+}
+
+/// Everything below a sandbox's data directory.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    data: PathBuf,
+}
+
+impl Regions {
+    pub fn names(&self) -> &[RegionName] {
+        &self.0
+    }
+}
+
+impl FromStr for Regions {
+    type Err = BadRegions;
+
+    fn from_str(text: &str) -> Result<Self, BadRegions> {
+        let names: Result<Vec<RegionName>, BadName> =
+            text.split(',').map(|name| name.trim().parse()).collect();
+        names.map_err(BadRegions::Name)?.try_into()
+    }
+}
+
+impl TryFrom<Vec<RegionName>> for Regions {
+    type Error = BadRegions;
+
+    fn try_from(names: Vec<RegionName>) -> Result<Self, BadRegions> {
+        if !(1..=REGIONS_MAX).contains(&names.len()) {
+            return Err(BadRegions::Count(names.len()));
+        }
+        match names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
+            Some((_, name)) => Err(BadRegions::Twice(name.clone())),
+            None => Ok(Self(names)),
+        }
+    }
+}
+
+impl From<Regions> for Vec<RegionName> {
+    fn from(regions: Regions) -> Self {
+        regions.0
+    }
+}
+
+impl fmt::Display for Regions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, name) in self.0.iter().enumerate() {
+            write!(f, "{}{name}", if at > 0 { ", " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+impl Role {
+    pub const ALL: [Self; 2] = [Self::RegionAgent, Self::Edge];
+
+    /// Also the subcommand that runs it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RegionAgent => "region-agent",
+            Self::Edge => "edge",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.role, self.region)
+    }
+}
+
+impl Layout {
+    pub fn seats(&self) -> impl Iterator<Item = Seat> {
+        self.regions.0.iter().zip(1..).map(|(region, place)| Seat {
+            region: region.clone(),
+            ip: Ipv4Addr::new(127, self.subnet, place, 1),
+        })
+    }
+
+    pub fn seat(&self, region: &RegionName) -> Option<Seat> {
+        self.seats().find(|seat| seat.region == *region)
+    }
+
+    /// In the order in which they are started and listed.
+    pub fn members(&self) -> impl Iterator<Item = Member> {
+        let of_region = |region: &RegionName| Role::ALL.map(|role| Member { region: region.clone(), role });
+        self.regions.0.iter().flat_map(of_region)
+    }
+}
+
+impl Seat {
+    pub fn edge_plain(&self) -> SocketAddr {
+        self.at(8080)
+    }
+
+    pub fn edge_tls(&self) -> SocketAddr {
+        self.at(8443)
+    }
+
+    pub fn edge_admin(&self) -> SocketAddr {
+        self.at(9101)
+    }
+
+    pub fn agent_ingress(&self) -> SocketAddr {
+        self.at(7443)
+    }
+
+    pub fn agent_admin(&self) -> SocketAddr {
+        self.at(9102)
+    }
+
+    /// The first engine's; the others follow.
+    pub fn engines(&self) -> SocketAddr {
+        self.at(ENGINE_PORT)
+    }
+
+    /// Where a role is known to others.
+    pub fn address(&self, role: Role) -> SocketAddr {
+        match role {
+            Role::RegionAgent => self.agent_ingress(),
+            Role::Edge => self.edge_plain(),
+        }
+    }
+
+    pub fn admin(&self, role: Role) -> SocketAddr {
+        match role {
+            Role::RegionAgent => self.agent_admin(),
+            Role::Edge => self.edge_admin(),
+        }
+    }
+
+    /// Everything that must be free before the region can start.
+    pub fn listeners(&self) -> Vec<SocketAddr> {
+        let roles =
+            [self.edge_plain(), self.edge_tls(), self.edge_admin(), self.agent_ingress(), self.agent_admin()];
+        roles.into_iter().chain((0..ENGINES_PER_REGION).map(|engine| self.at(ENGINE_PORT + engine))).collect()
+    }
+
+    pub fn node(&self) -> NodeName {
+        name("n1")
+    }
+
+    pub fn edge_name(&self) -> NodeName {
+        name("e1")
+    }
+
+    pub fn zone(&self) -> ZoneName {
+        "a".parse().expect("the name fits its pattern")
+    }
+
+    fn at(&self, port: u16) -> SocketAddr {
+        (self.ip, port).into()
+    }
+}
+
+fn name(text: &str) -> NodeName {
+    text.parse().expect("the name fits its pattern")
+}
+
+impl Paths {
+    /// `data` is absolute, because roles get paths below it and stand in other directories.
+    pub fn below(data: PathBuf) -> Self {
+        Self { data }
+    }
+
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    pub fn lock(&self) -> PathBuf {
+        self.data.join("up.lock")
+    }
+
+    pub fn layout(&self) -> PathBuf {
+        self.data.join("sandbox.json")
+    }
+
+    pub fn cluster(&self) -> PathBuf {
+        self.data.join("cluster")
+    }
+
+    pub fn api_key(&self) -> PathBuf {
+        self.data.join("api-key")
+    }
+
+    pub fn authority(&self) -> PathBuf {
+        self.data.join("ca")
+    }
+
+    pub fn models(&self) -> PathBuf {
+        self.data.join("models")
+    }
+
+    pub fn routing_table(&self) -> PathBuf {
+        self.data.join("routing.toml")
+    }
+
+    pub fn tenants(&self) -> PathBuf {
+        self.data.join("tenants.toml")
+    }
+
+    pub fn role_dir(&self, member: &Member) -> PathBuf {
+        self.data.join("regions").join(member.region.as_str()).join(member.role.as_str())
+    }
+
+    pub fn config(&self, member: &Member) -> PathBuf {
+        self.role_dir(member).join(format!("{}.toml", member.role))
+    }
+
+    pub fn identity(&self, member: &Member) -> PathBuf {
+        self.role_dir(member).join("identity")
+    }
+
+    /// What an edge shows to clients.
+    pub fn public_certificate(&self, member: &Member) -> PathBuf {
+        self.role_dir(member).join("public")
+    }
+
+    pub fn up_log(&self) -> PathBuf {
+        self.data.join("logs").join("up.log")
+    }
+
+    pub fn region_logs(&self, region: &RegionName) -> PathBuf {
+        self.data.join("logs").join(region.as_str())
+    }
+
+    pub fn log(&self, member: &Member) -> PathBuf {
+        self.region_logs(&member.region).join(format!("{}.log", member.role))
+    }
+}
+
+/// Two, so that the death of one is survived inside its region.
+pub const ENGINES_PER_REGION: u16 = 2;
+const ENGINE_PORT: u16 = 7500;
+/// Thirty-two engines are more than a laptop can do anything useful with.
+const REGIONS_MAX: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn layout(subnet: u8, regions: &str) -> Layout {
+        Layout { subnet, regions: regions.parse().unwrap() }
+    }
+
+    #[test]
+    fn regions_are_named_once_and_are_not_too_many() {
+        let bad = |text: &str| text.parse::<Regions>().unwrap_err();
+        assert!(matches!(bad(""), BadRegions::Name(_)));
+        assert!(matches!(bad("us-east,,eu-west"), BadRegions::Name(_)));
+        assert!(matches!(bad("US"), BadRegions::Name(_)));
+        assert_eq!(bad("a,b,a"), BadRegions::Twice("a".parse().unwrap()));
+        let many: Vec<String> = (0..=REGIONS_MAX).map(|number| format!("r{number}")).collect();
+        assert_eq!(bad(&many.join(",")), BadRegions::Count(REGIONS_MAX + 1));
+        assert_eq!(many[1..].join(",").parse::<Regions>().unwrap().names().len(), REGIONS_MAX);
+        assert_eq!("us-east, eu-west".parse::<Regions>().unwrap().to_string(), "us-east, eu-west");
+    }
+
+    #[test]
+    fn addresses_are_those_of_the_contract() {
+        let layout = layout(7, "us-east,eu-west");
+        let seat = layout.seat(&"eu-west".parse().unwrap()).unwrap();
+        assert_eq!(seat.edge_plain().to_string(), "127.7.2.1:8080");
+        assert_eq!(seat.engines().to_string(), "127.7.2.1:7500");
+        assert_eq!(seat.admin(Role::RegionAgent).to_string(), "127.7.2.1:9102");
+        assert_eq!(layout.seat(&"mars".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn no_address_is_used_twice() {
+        let layout = layout(0, "a,b,c,d");
+        let listeners: Vec<SocketAddr> = layout.seats().flat_map(|seat| seat.listeners()).collect();
+        assert_eq!(listeners.iter().collect::<BTreeSet<_>>().len(), listeners.len());
+    }
+
+    #[test]
+    fn a_kept_layout_is_read_back_and_checked() {
+        let layout = layout(3, "us-east,eu-west");
+        let text = serde_json::to_string(&layout).unwrap();
+        assert_eq!(text, r#"{"subnet":3,"regions":["us-east","eu-west"]}"#);
+        assert_eq!(serde_json::from_str::<Layout>(&text).unwrap(), layout);
+        assert!(serde_json::from_str::<Layout>(r#"{"subnet":3,"regions":["a","a"]}"#).is_err());
+    }
+}

@@ -1,0 +1,323 @@
+//! `rhumb up`: brings a sandbox up, holds it, and takes it down again.
+
+use crate::role::lifeline;
+use crate::sandbox::claim::{self, Claim, Subnet};
+use crate::sandbox::control::{self, Answer, Asked, Question};
+use crate::sandbox::layout::{Layout, Member, Paths, Regions};
+use crate::sandbox::progress::{Progress, Step, Told, tell};
+use crate::sandbox::ready::{self, NotReady};
+use crate::sandbox::report::{Invocation, Report};
+use crate::sandbox::supervise::{Exit, Supervisor};
+use crate::sandbox::{logs, write};
+use crate::say::say;
+use crate::{failure, stdout};
+use anyhow::{Context, bail};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Interval;
+
+/// What was asked for.
+#[derive(Debug)]
+pub struct Wish {
+    pub data: PathBuf,
+    pub regions: Regions,
+    pub subnet: Subnet,
+    pub step_time: Duration,
+}
+
+/// Who hears of it.
+#[derive(Debug, Clone, Copy)]
+pub enum Audience {
+    /// Somebody at a terminal, or a script that reads `--json`.
+    Caller { json: bool },
+    /// The `rhumb up --detach` that started this process and waits at the other end of standard output.
+    Detacher,
+}
+
+pub fn run(wish: &Wish, audience: Audience) -> anyhow::Result<ExitCode> {
+    match audience {
+        // A test holds its sandboxes by this, so that they do not outlive it either.
+        Audience::Caller { .. } => lifeline::watch().context("cannot watch the lifeline")?,
+        // A session of its own, so that neither Ctrl-C nor the end of the caller's terminal reaches it.
+        Audience::Detacher => {
+            nix::unistd::setsid().context("cannot leave the caller's session")?;
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = runtime.block_on(up(wish, audience));
+    match (audience, done) {
+        (_, Ok(())) => Ok(ExitCode::SUCCESS),
+        (Audience::Caller { .. }, Err(error)) => Err(error),
+        (Audience::Detacher, Err(error)) => {
+            tell(&Told::Failed(failure::chain(&error)));
+            // The caller may be gone by now; the log is not.
+            Err(error)
+        }
+    }
+}
+
+async fn up(wish: &Wish, audience: Audience) -> anyhow::Result<()> {
+    let rhumb = Invocation::of_this_process(&wish.data);
+    let mut sandbox = Sandbox::prepare(wish)?;
+    let report = sandbox.report.clone();
+    let mut progress = match audience {
+        Audience::Caller { .. } => Progress::to_people(),
+        Audience::Detacher => Progress::Pipe,
+    };
+    progress.begin(&sandbox.layout);
+    let lived = sandbox.live(&mut progress, &rhumb, || present(&report, audience, &rhumb)).await;
+    progress.end();
+    say!("stopping {}", sandbox.layout.regions);
+    sandbox.stop().await;
+    lived
+}
+
+fn present(report: &Report, audience: Audience, rhumb: &Invocation) -> anyhow::Result<()> {
+    match audience {
+        Audience::Detacher => tell(&Told::Ready(Box::new(report.clone()))),
+        Audience::Caller { json: true } => {
+            stdout::print_json(report)?;
+        }
+        Audience::Caller { json: false } => {
+            stdout::print(&report.summary(rhumb))?;
+            say!("\nCtrl-C stops everything.");
+        }
+    }
+    Ok(())
+}
+
+/// A sandbox's own processes, and everything that can happen to them.
+struct Sandbox {
+    layout: Layout,
+    paths: Paths,
+    report: Report,
+    supervisor: Supervisor,
+    exited: mpsc::Receiver<Exit>,
+    asked: mpsc::Receiver<Asked>,
+    steps: mpsc::Receiver<Step>,
+    /// None once everything is ready.
+    waiting: Option<JoinHandle<Result<(), NotReady>>>,
+    signals: Signals,
+    data: Claim,
+    _subnet: Claim,
+    looks: Interval,
+}
+
+enum Event {
+    Step(Step),
+    Ready(Result<(), NotReady>),
+    Exited(Exit),
+    Asked(Asked),
+    Signal,
+    DataRemoved,
+}
+
+impl Sandbox {
+    /// Claims, writes, listens for other commands, and starts every process.
+    fn prepare(wish: &Wish) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("cannot tell which program this is")?;
+        let paths = make_data(&wish.data)?;
+        let data = claim::data(&paths)?;
+        let (subnet, _subnet) = claim::subnet(wish.subnet, &wish.regions)?;
+        let layout = Layout { subnet, regions: wish.regions.clone() };
+        let key = write::everything(&layout, &paths, &program, wish.step_time)?;
+        logs::put_aside(&paths, &layout).context("cannot put the last start's logs aside")?;
+
+        let signals = Signals::new().context("cannot listen for signals")?;
+        let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
+        let listener = control::listen(&paths)
+            .with_context(|| format!("cannot listen for other commands in {}", paths.data().display()))?;
+        tokio::spawn(control::serve(listener, questions));
+        let (mut supervisor, exited) = Supervisor::new(program, layout.clone(), paths.clone());
+        for member in layout.members() {
+            supervisor.start(&member)?;
+        }
+        let report = Report::new(&layout, &paths, &key);
+        let (step, steps) = mpsc::channel(STEPS_MAX);
+        let waiting = {
+            let layout = layout.clone();
+            tokio::spawn(async move { ready::everything(&layout, &key, step).await })
+        };
+        let waiting = Some(waiting);
+        let looks = tokio::time::interval(LOOK_EVERY);
+        Ok(Self {
+            layout,
+            paths,
+            report,
+            supervisor,
+            exited,
+            asked,
+            steps,
+            waiting,
+            signals,
+            data,
+            _subnet,
+            looks,
+        })
+    }
+
+    /// Holds the processes until somebody wants them stopped, or one fails before all are ready.
+    async fn live(
+        &mut self,
+        progress: &mut Progress,
+        rhumb: &Invocation,
+        mut present: impl FnMut() -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        loop {
+            match self.next().await {
+                Event::Step(step) => progress.step(&step),
+                Event::Ready(Ok(())) => {
+                    progress.end();
+                    present()?;
+                }
+                Event::Ready(Err(not_ready)) => {
+                    progress.end();
+                    return Err(self.blame(&not_ready.member, &not_ready.to_string(), rhumb));
+                }
+                Event::Exited(exit) => {
+                    self.supervisor.remove(&exit);
+                    let Exit { member, pid, status } = exit;
+                    if self.waiting.is_some() {
+                        progress.end();
+                        let problem = format!("{member} (process {pid}) ended while it started: {status}");
+                        return Err(self.blame(&member, &problem, rhumb));
+                    }
+                    let again = rhumb.command(&format!("sandbox start {member}"));
+                    say!("{member} (process {pid}) ended: {status}; start it again with `{again}`");
+                }
+                Event::Asked(Asked { question, answer }) => {
+                    let is_last = question == Question::Stop;
+                    // Whoever asked may have gone.
+                    let _ = answer.send(self.answer(question));
+                    if is_last {
+                        return Ok(());
+                    }
+                }
+                Event::Signal => return Ok(()),
+                // No command could find it any more, not even the one that stops it.
+                Event::DataRemoved => bail!("{} was removed", self.paths.data().display()),
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Event {
+        let ready = async {
+            match &mut self.waiting {
+                Some(waiting) => waiting.await.expect("waiting neither panics nor is cancelled"),
+                None => std::future::pending().await,
+            }
+        };
+        let removed = async {
+            while self.data.is_visible() {
+                self.looks.tick().await;
+            }
+        };
+        let event = tokio::select! {
+            // In this order, so that the last steps are told before the end of waiting is.
+            biased;
+            () = self.signals.next() => Event::Signal,
+            Some(step) = self.steps.recv() => Event::Step(step),
+            Some(exit) = self.exited.recv() => Event::Exited(exit),
+            Some(asked) = self.asked.recv() => Event::Asked(asked),
+            result = ready => Event::Ready(result),
+            () = removed => Event::DataRemoved,
+        };
+        if matches!(event, Event::Ready(_)) {
+            self.waiting = None;
+        }
+        event
+    }
+
+    fn answer(&mut self, question: Question) -> Answer {
+        match question {
+            Question::Processes => Answer::Processes { processes: self.supervisor.processes() },
+            Question::Stop => Answer::Stopping,
+            Question::Start(member) => {
+                if self.layout.seat(&member.region).is_none() {
+                    let known = &self.layout.regions;
+                    return Answer::Refused {
+                        problem: format!("there is no {member}; the regions are {known}"),
+                    };
+                }
+                if let Some(pid) = self.supervisor.pid(&member) {
+                    return Answer::AlreadyRuns { pid };
+                }
+                match self.supervisor.start(&member) {
+                    Ok(pid) => {
+                        say!("started {member} (process {pid})");
+                        Answer::Started { pid }
+                    }
+                    Err(error) => Answer::Refused { problem: failure::chain(&error.into()).join(": ") },
+                }
+            }
+        }
+    }
+
+    /// Everything that helps to find out why a part does not come up.
+    fn blame(&self, member: &Member, problem: &str, rhumb: &Invocation) -> anyhow::Error {
+        let mut told = problem.to_owned();
+        for log in logs::blamed(&self.paths, member) {
+            told += &format!("\n  the last lines of {}:", log.display());
+            for line in logs::last_lines(&log, LINES_SHOWN) {
+                told += &format!("\n    {line}");
+            }
+        }
+        let (role, region) = (member.role, &member.region);
+        let next = rhumb.command(&format!("logs {role} {region}"));
+        anyhow::anyhow!("{told}\n  next: read all of it with `{next}`")
+    }
+
+    /// In order; a second signal ends it at once, and the lifelines do the rest.
+    async fn stop(&mut self) {
+        tokio::select! {
+            () = self.supervisor.stop(&mut self.exited) => {}
+            () = self.signals.next() => say!("not waiting for them"),
+        }
+    }
+}
+
+/// The directory, for its owner alone: it holds keys.
+pub fn make_data(data: &Path) -> anyhow::Result<Paths> {
+    let cannot = || format!("cannot use {} as a data directory", data.display());
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data).with_context(cannot)?;
+    let paths = Paths::below(data.canonicalize().with_context(cannot)?);
+    // Keys do not belong into anybody's repository.
+    std::fs::write(paths.data().join(".gitignore"), "*\n").with_context(cannot)?;
+    Ok(paths)
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hang_up.recv() => {}
+        }
+    }
+}
+
+/// How long a sandbox may live on after `rm -r .rhumb`.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const QUESTIONS_MAX: usize = 32;
+const STEPS_MAX: usize = 64;
+/// Enough for an error with its causes.
+const LINES_SHOWN: usize = 12;
