@@ -214,7 +214,12 @@ impl<'a> Attempts<'a> {
         let prompt_tokens = sent.header(header::PROMPT_TOKENS).and_then(|tokens| tokens.parse().ok());
         match (status, hash, prompt_tokens) {
             (200, Some(hash), Some(prompt_tokens)) => Ok((sent, StreamPosition::start(hash), prompt_tokens)),
-            _ => Err(Failed::node(&format!("the node answered {status} without the internal headers"))),
+            _ => Err(Failed::Node(NodeFailed {
+                reason: format!("{} answered {status} without the internal headers", leave.node.region),
+                replica,
+                outcome: Outcome::Failed,
+                retry_after: None,
+            })),
         }
     }
 }

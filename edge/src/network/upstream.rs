@@ -72,7 +72,7 @@ impl Upstreams {
             let answered = tokio::time::timeout(head_deadline, exchange(&mut session, head, body.clone()));
             match answered.await {
                 Ok(Ok(())) => return Ok(Upstream { peer, session, framer: Framer::default() }),
-                Ok(Err(_)) if reused && !reused_before => reused_before = true,
+                Ok(Err(error)) if reused && !reused_before && !was_reset(&error) => reused_before = true,
                 Ok(Err(error)) => {
                     session.shutdown().await;
                     return Err(UpstreamError::NoHead(error));
@@ -90,6 +90,11 @@ impl Upstreams {
         let idle = upstream.peer.idle_timeout();
         self.connector.release_http_session(upstream.session, &upstream.peer, idle).await;
     }
+}
+
+/// The node itself ended this stream: its connection is alive, and the failure is its own.
+fn was_reset(error: &pingora_core::Error) -> bool {
+    error.root_cause().downcast_ref::<h2::Error>().is_some_and(h2::Error::is_reset)
 }
 
 async fn exchange(

@@ -1,0 +1,148 @@
+//! What reaches a node, what a failing node costs the client, and what it never costs.
+
+use crate::node::{Act, TEXTS};
+use crate::world::{SOON, World, body};
+use types::{Failure, header};
+
+const STREAM: &str = r#", "stream":true"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_bytes_travel_and_no_header_of_the_client() {
+    let world = World::start().await;
+    let got = world.ask("").await;
+    assert_eq!(got.status, 200, "{}", got.body);
+    let [seen] = &world.near.seen()[..] else { panic!("one request") };
+    assert_eq!(seen.body, body(""));
+    let text = |name: &str| seen.headers[name].to_str().unwrap().to_owned();
+    assert_eq!(text(header::PROTOCOL), "1");
+    assert_eq!(text(header::STREAM), "annotated");
+    assert_eq!(text(header::TENANT), "anyone");
+    assert_eq!(text(header::PRIORITY), "batch");
+    assert_eq!(text(header::ATTEMPT), "1");
+    assert_eq!(text(header::REQUEST_ID), got.headers["x-request-id"].to_str().unwrap());
+    assert!(text(header::SEED).len() > 5, "the client's own seed header does not count");
+    for name in ["x-client", "authorization", header::TRIED] {
+        assert!(!seen.headers.contains_key(name), "{name} travelled");
+    }
+    assert!(got.headers.keys().all(|name| !name.as_str().starts_with("rhumb-")), "{:?}", got.headers);
+}
+
+/// Each of these fails before the client has anything: the other region answers, and nobody notices.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_before_the_first_event_is_invisible() {
+    let world = World::start().await;
+    for act in [
+        Act::Fail(Failure::ReplicaLost),
+        Act::Fail(Failure::QueueFull),
+        Act::Fail(Failure::Draining),
+        Act::Refuse(500, "a crash"),
+        Act::Refuse(200, "no stream at all"),
+        Act::BreakAfter(0),
+        Act::EndAfter(0),
+        Act::Corrupt(0),
+    ] {
+        world.near.will([act.clone()]);
+        world.far.will([]);
+        let got = world.ask(STREAM).await;
+        assert_eq!(got.status, 200, "{act:?}: {}", got.body);
+        assert!(got.body.ends_with("data: [DONE]\n\n"), "{act:?}: {}", got.body);
+        assert!(!got.body.contains("id:") && !got.body.contains(": x"), "{act:?}: {}", got.body);
+        let [retried] = &world.far.seen()[..] else { panic!("{act:?}: one retry") };
+        assert_eq!(retried.headers[header::ATTEMPT], "2");
+        assert_eq!(retried.headers[header::SEED], world.near.seen()[0].headers[header::SEED]);
+        // A reset may overtake the head that names the replica.
+        if act != Act::BreakAfter(0) {
+            assert_eq!(retried.headers[header::TRIED], "us-east/n1/0-0", "{act:?}");
+        }
+        // A success in between, so that the breaker stays out of this.
+        world.near.will([]);
+        assert_eq!(world.ask("").await.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_breaks_ends_with_an_error_and_never_silently() {
+    let world = World::start().await;
+    for act in [Act::BreakAfter(1), Act::EndAfter(2), Act::Corrupt(1)] {
+        world.near.will([act.clone()]);
+        let got = world.ask(STREAM).await;
+        assert!(got.whole && got.body.contains(TEXTS[0]), "{act:?}: {}", got.body);
+        assert!(got.body.contains(r#""code":"stream_interrupted""#), "{act:?}: {}", got.body);
+        assert!(!got.body.contains("[DONE]"), "{act:?}: {}", got.body);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_answer_survives_a_broken_stream() {
+    let world = World::start().await;
+    for act in [Act::BreakAfter(2), Act::EndAfter(3), Act::Corrupt(2)] {
+        world.near.will([act.clone()]);
+        world.near.go_on();
+        let got = world.ask("").await;
+        assert_eq!(got.status, 200, "{act:?}: {}", got.body);
+        assert!(got.body.contains(&TEXTS.concat()), "{act:?}: {}", got.body);
+        assert!(got.body.contains(r#""completion_tokens":3,"total_tokens":6"#), "{act:?}: {}", got.body);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engines_refusal_is_passed_on_and_not_retried() {
+    let world = World::start().await;
+    let refusal = r#"{"error":{"message":"too long","code":"context_length_exceeded"}}"#;
+    world.near.will([Act::Refuse(400, refusal)]);
+    let got = world.ask(STREAM).await;
+    assert_eq!((got.status, got.body.as_str()), (400, refusal));
+    assert!(world.far.seen().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_attempts_are_enough() {
+    let world = World::start().await;
+    let fails = || std::iter::repeat_n(Act::Fail(Failure::ReplicaLost), 4);
+    world.near.will(fails());
+    world.far.will(fails());
+    let got = world.ask(STREAM).await;
+    assert_eq!(got.status, 503, "{}", got.body);
+    assert!(got.body.contains("upstream_failed") && got.headers.contains_key("retry-after"), "{}", got.body);
+    assert_eq!((world.near.seen().len(), world.far.seen().len()), (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_failures_in_a_row_spare_the_node_and_its_requests() {
+    let world = World::start().await;
+    world.near.will(std::iter::repeat_n(Act::Fail(Failure::ReplicaLost), 9));
+    for _ in 0..7 {
+        assert_eq!(world.ask("").await.status, 200);
+    }
+    assert_eq!(world.near.seen().len(), 5, "the breaker opened");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_node_is_not_a_sick_one() {
+    let world = World::start().await;
+    world.near.will(std::iter::repeat_n(Act::Fail(Failure::QueueFull), 7));
+    for _ in 0..8 {
+        assert_eq!(world.ask("").await.status, 200);
+    }
+    assert_eq!(world.near.seen().len(), 8, "it was asked every time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn residency_holds_even_when_that_region_fails() {
+    let world = World::start().await;
+    world.far.will(std::iter::repeat_n(Act::Fail(Failure::ReplicaLost), 3));
+    let got = world.ask_as("european", STREAM).await;
+    assert_eq!(got.status, 503, "{}", got.body);
+    assert_eq!((world.near.seen().len(), world.far.seen().len()), (0, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_is_left_at_once() {
+    let world = World::start().await;
+    world.near.will([Act::Hang]);
+    let left = world.near.left();
+    let (status, _, answer) = world.begin("anyone", STREAM).await;
+    assert_eq!(status, 200);
+    drop(answer);
+    tokio::time::timeout(SOON, left).await.expect("the node was told").unwrap();
+}

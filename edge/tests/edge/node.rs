@@ -1,0 +1,190 @@
+//! A node that plays a script: one act for each request that reaches it.
+
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use identity::Identity;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use types::{Failure, PrefixHash, StreamPosition, header};
+
+/// What a node does with one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Act {
+    /// All events and `[DONE]`.
+    Serve,
+    Fail(Failure),
+    /// The engine's own refusal.
+    Refuse(u16, &'static str),
+    /// A head, so many events, then a reset of the stream; if there are events, not before [`Node::go_on`].
+    BreakAfter(usize),
+    /// A head, so many events, then a clean end without `[DONE]`.
+    EndAfter(usize),
+    /// The event of this number belongs to another stream.
+    Corrupt(usize),
+    /// A head and one event, then silence until the edge leaves.
+    Hang,
+}
+
+/// What reached a node.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub headers: http::HeaderMap,
+    pub body: Bytes,
+}
+
+pub struct Node {
+    pub address: SocketAddr,
+    stage: Arc<Stage>,
+}
+
+struct Stage {
+    replica: String,
+    acts: Mutex<VecDeque<Act>>,
+    seen: Mutex<Vec<Seen>>,
+    left: Mutex<Option<oneshot::Sender<()>>>,
+    cue: Notify,
+    load: String,
+}
+
+/// The tokens of every answer, and their text.
+pub const TEXTS: [&str; 3] = ["one ", "two ", "three"];
+
+impl Node {
+    /// Serves until the runtime ends.
+    pub async fn start(identity: &Identity, replica: &str, version: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stage = Arc::new(Stage {
+            replica: replica.to_owned(),
+            acts: Mutex::default(),
+            seen: Mutex::default(),
+            left: Mutex::default(),
+            cue: Notify::new(),
+            load: format!("{version} boot=1 seq=1 state=serving replicas=1 slots=8\n"),
+        });
+        let acceptor = TlsAcceptor::from(identity.server_config());
+        let on_stage = stage.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, stage) = (acceptor.clone(), on_stage.clone());
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let service = service_fn(move |request| play(stage.clone(), request));
+                    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                    let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Self { address, stage }
+    }
+
+    /// The acts for the next requests; after them it serves.
+    pub fn will(&self, acts: impl IntoIterator<Item = Act>) {
+        *self.stage.acts.lock().unwrap() = acts.into_iter().collect();
+        self.stage.seen.lock().unwrap().clear();
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.stage.seen.lock().unwrap().clone()
+    }
+
+    /// Lets a stream that is to break do so. Before its events have been read, a reset would overtake them.
+    pub fn go_on(&self) {
+        self.stage.cue.notify_one();
+    }
+
+    /// Fires when the edge leaves a hanging stream.
+    pub fn left(&self) -> oneshot::Receiver<()> {
+        let (left, leaves) = oneshot::channel();
+        *self.stage.left.lock().unwrap() = Some(left);
+        leaves
+    }
+}
+
+type Body = BoxBody<Bytes, io::Error>;
+
+async fn play(stage: Arc<Stage>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    if request.uri().path() == "/rhumb/v1/load" {
+        return Ok(Response::new(whole(stage.load.clone())));
+    }
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    stage.seen.lock().unwrap().push(Seen { headers: head.headers, body });
+    let act = stage.acts.lock().unwrap().pop_front().unwrap_or(Act::Serve);
+    let answer = Response::builder().header(header::REPLICA, &stage.replica);
+    Ok(match act {
+        Act::Fail(failure) => {
+            let answer = answer.status(failure.status()).header(header::FAILURE, failure.as_str());
+            answer.body(whole("{}".to_owned())).unwrap()
+        }
+        Act::Refuse(status, body) => answer.status(status).body(whole(body.to_owned())).unwrap(),
+        streamed => {
+            let prompt = PrefixHash::of_prompt(&[1, 2, 3]);
+            let answer = answer
+                .header("content-type", "text/event-stream")
+                .header(header::PROMPT_TOKENS, "3")
+                .header(header::PREFIX_HASH, prompt.to_string());
+            answer.body(stream(&stage, &streamed, prompt)).unwrap()
+        }
+    })
+}
+
+fn whole(text: String) -> Body {
+    Full::from(text).map_err(|never| match never {}).boxed()
+}
+
+fn stream(stage: &Arc<Stage>, act: &Act, prompt: PrefixHash) -> Body {
+    let (send, frames) = mpsc::unbounded_channel();
+    let mut position = StreamPosition::start(prompt);
+    let count = match act {
+        Act::BreakAfter(count) | Act::EndAfter(count) => *count,
+        Act::Hang => 1,
+        _ => TEXTS.len(),
+    };
+    for (at, text) in TEXTS.iter().enumerate().take(count) {
+        if *act == Act::Corrupt(at) {
+            position = StreamPosition::start(PrefixHash::of_prompt(&[9]));
+        }
+        let id = position.release(vec![at as u32]);
+        let finish = if at + 1 == TEXTS.len() { r#""stop""# } else { "null" };
+        let data = format!(
+            r#"{{"id":"chatcmpl-x","object":"chat.completion.chunk","created":1,"model":"m","choices":[{{"index":0,"delta":{{"content":"{text}"}},"finish_reason":{finish}}}]}}"#
+        );
+        send.send(Ok(Frame::data(Bytes::from(format!("id: {id}\ndata: {data}\n\n"))))).unwrap();
+    }
+    match act {
+        Act::BreakAfter(events) => {
+            let (stage, events) = (stage.clone(), *events);
+            tokio::spawn(async move {
+                if events > 0 {
+                    stage.cue.notified().await;
+                }
+                let _ = send.send(Err(io::Error::other("on purpose")));
+            });
+        }
+        Act::EndAfter(_) => {}
+        Act::Hang => {
+            let stage = stage.clone();
+            tokio::spawn(async move {
+                send.closed().await;
+                if let Some(left) = stage.left.lock().unwrap().take() {
+                    let _ = left.send(());
+                }
+            });
+        }
+        _ => send.send(Ok(Frame::data(Bytes::from_static(b": x\n\ndata: [DONE]\n\n")))).unwrap(),
+    }
+    BodyExt::boxed(StreamBody::new(UnboundedReceiverStream::new(frames)))
+}
