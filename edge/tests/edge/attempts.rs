@@ -47,6 +47,7 @@ async fn a_failure_before_the_first_event_is_invisible() {
         assert_eq!(got.status, 200, "{act:?}: {}", got.body);
         assert!(got.body.ends_with("data: [DONE]\n\n"), "{act:?}: {}", got.body);
         assert!(!got.body.contains("id:") && !got.body.contains(": x"), "{act:?}: {}", got.body);
+        assert_eq!(world.near.seen().len(), 1, "{act:?}: the near node was asked again");
         let [retried] = &world.far.seen()[..] else { panic!("{act:?}: one retry") };
         assert_eq!(retried.headers[header::ATTEMPT], "2");
         assert_eq!(retried.headers[header::SEED], world.near.seen()[0].headers[header::SEED]);
