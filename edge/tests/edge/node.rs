@@ -141,6 +141,10 @@ async fn play(stage: Arc<Stage>, request: Request<Incoming>) -> Result<Response<
     })
 }
 
+fn broken<T>() -> io::Result<T> {
+    Err(io::Error::other("on purpose"))
+}
+
 fn whole(text: String) -> Body {
     Full::from(text).map_err(|never| match never {}).boxed()
 }
@@ -165,13 +169,13 @@ fn stream(stage: &Arc<Stage>, act: &Act, prompt: PrefixHash) -> Body {
         send.send(Ok(Frame::data(Bytes::from(format!("id: {id}\ndata: {data}\n\n"))))).unwrap();
     }
     match act {
-        Act::BreakAfter(events) => {
-            let (stage, events) = (stage.clone(), *events);
+        // At once, so that the reset is likely to overtake the head.
+        Act::BreakAfter(0) => send.send(broken()).unwrap(),
+        Act::BreakAfter(_) => {
+            let stage = stage.clone();
             tokio::spawn(async move {
-                if events > 0 {
-                    stage.cue.notified().await;
-                }
-                let _ = send.send(Err(io::Error::other("on purpose")));
+                stage.cue.notified().await;
+                let _ = send.send(broken());
             });
         }
         Act::EndAfter(_) => {}
