@@ -2,7 +2,6 @@
 
 use crate::failure;
 use crate::role::configuration;
-use identity::Identity;
 use std::path::Path;
 
 /// What an edge would stumble over; nothing if it would start.
@@ -11,7 +10,7 @@ pub fn edge(path: &Path) -> Vec<String> {
         Ok(config) => config,
         Err(error) => return vec![sentence(error)],
     };
-    edge::prepare(config).err().map(sentence).into_iter().collect()
+    edge::prepare(config).err().into_iter().flatten().map(sentence).collect()
 }
 
 /// What a region agent would stumble over, and its engines after it.
@@ -21,20 +20,8 @@ pub fn region_agent(path: &Path) -> Vec<String> {
             Ok(config) => config,
             Err(error) => return vec![sentence(error)],
         };
-    let mut problems = Vec::new();
-    match Identity::load(&config.identity) {
-        Err(error) => problems.push(sentence(error)),
-        Ok(identity) => {
-            let name = identity.name();
-            let is_ours = name.role == identity::Role::RegionAgent
-                && name.region == config.region
-                && name.name == config.node;
-            if !is_ours {
-                let (dir, node, region) = (config.identity.display(), &config.node, &config.region);
-                problems.push(format!("the identity in {dir} is {name}, not node {node} of {region}"));
-            }
-        }
-    }
+    let mut problems: Vec<String> =
+        region_agent::load_identity(&config).err().map(sentence).into_iter().collect();
     for place in &config.places {
         let dir = place.model_dir.display();
         let problem = match engine::manifest::read(&place.model_dir) {

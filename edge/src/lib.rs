@@ -34,6 +34,7 @@ use metrics::Metrics;
 use network::listen::Listener;
 use network::upstream::Upstreams;
 use policy::{Health, NodeHealth, NodeKey, RoutingTable};
+use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -80,26 +81,37 @@ pub struct Prepared {
     tls: Option<(SocketAddr, Arc<pingora_core::listeners::tls::Acceptor>)>,
 }
 
-/// Reads and checks all that the configuration points to. `rhumb check` ends here.
-pub fn prepare(config: Config) -> Result<Prepared, StartError> {
+/// Reads and checks all that the configuration points to, and names everything that is wrong with it.
+/// `rhumb check` ends here.
+pub fn prepare(config: Config) -> Result<Prepared, Vec<StartError>> {
+    let identity = check_identity(&config);
+    let table = routing_table::read(&config.routing_table, &config.region).map_err(StartError::from);
+    let tenants = TenantTable::read(&config.tenants).map_err(StartError::from);
+    let tls = config.tls.as_ref().map(|tls| {
+        let acceptor = network::tls::acceptor(&tls.certificate, &tls.key)?;
+        Ok::<_, StartError>((tls.listen, Arc::new(acceptor)))
+    });
+    match (identity, table, tenants, tls.transpose()) {
+        (Ok(()), Ok(table), Ok(tenants), Ok(tls)) => Ok(Prepared { config, tenants, table, tls }),
+        (identity, table, tenants, tls) => {
+            Err([identity.err(), table.err(), tenants.err(), tls.err()].into_iter().flatten().collect())
+        }
+    }
+}
+
+fn check_identity(config: &Config) -> Result<(), StartError> {
     let identity = Identity::load(&config.identity)?;
     let name = identity.name();
-    if name.role != identity::Role::Edge || name.region != config.region {
-        let (dir, found) = (config.identity.display().to_string(), name.to_string());
-        return Err(StartError::WrongIdentity { dir, found, region: config.region });
+    if name.role == identity::Role::Edge && name.region == config.region {
+        return Ok(());
     }
-    let table = routing_table::read(&config.routing_table, &config.region)?;
-    let tenants = TenantTable::read(&config.tenants)?;
-    let tls = match &config.tls {
-        Some(tls) => Some((tls.listen, Arc::new(network::tls::acceptor(&tls.certificate, &tls.key)?))),
-        None => None,
-    };
-    Ok(Prepared { config, tenants, table, tls })
+    let (dir, found) = (config.identity.display().to_string(), name.to_string());
+    Err(StartError::WrongIdentity { dir, found, region: config.region.clone() })
 }
 
 /// Serves until `shutdown`, then lets what has begun come to its end.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), StartError> {
-    let Prepared { config, tenants, table, tls } = prepare(config)?;
+    let Prepared { config, tenants, table, tls } = prepare(config).map_err(first_of)?;
     let metrics = Arc::new(Metrics::new());
     let drain = CancellationToken::new();
     let mut health = Health::default();
@@ -147,6 +159,19 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     probes.abort();
     admin.abort();
     Ok(())
+}
+
+/// The first problem ends the start; the others are said, so that all can be mended at once.
+fn first_of(problems: Vec<StartError>) -> StartError {
+    let mut problems = problems.into_iter();
+    let first = problems.next().expect("a preparation that fails names a problem");
+    for problem in problems {
+        let causes =
+            std::iter::successors(problem.source(), |cause: &&(dyn Error + 'static)| (*cause).source());
+        let causes: Vec<String> = causes.map(ToString::to_string).collect();
+        tracing::error!(%problem, because = causes.join(": "), "edge cannot start");
+    }
+    first
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {

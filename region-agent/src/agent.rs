@@ -76,7 +76,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     Ok(())
 }
 
-fn load_identity(config: &Config) -> Result<Identity, StartError> {
+/// The identity that the configuration points to, if it is this node's.
+pub fn load_identity(config: &Config) -> Result<Identity, StartError> {
     let dir = || config.identity.clone();
     let identity =
         Identity::load(&config.identity).map_err(|source| StartError::Identity { dir: dir(), source })?;

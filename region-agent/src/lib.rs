@@ -35,5 +35,5 @@ mod supervise;
 mod upload;
 mod visit;
 
-pub use agent::{StartError, run};
+pub use agent::{StartError, load_identity, run};
 pub use config::{Config, ConfigError, EngineFile, File, Place, Problem};

@@ -1,0 +1,167 @@
+//! The engine's server: the OpenAI endpoints, the internal stream, health, load and metrics.
+
+mod answer;
+mod ask;
+mod refuse;
+
+use crate::metrics::Metrics;
+use crate::queue::Queue;
+use crate::template::ChatTemplate;
+use crate::tokenizer::Tokenizer;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::ListenerExt;
+use openai::Endpoint;
+use openai::models::{Model, ModelList};
+use refuse::Refusal;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use types::{LoadState, ModelName, ReplicaId};
+
+/// What requests are answered from.
+#[derive(Debug)]
+pub struct Served {
+    pub name: ModelName,
+    pub replica: Option<ReplicaId>,
+    pub context_length: usize,
+    pub vocabulary: usize,
+    pub queue: Queue,
+    pub tokenizer: Arc<Tokenizer>,
+    pub template: ChatTemplate,
+    pub metrics: Arc<Metrics>,
+}
+
+/// Serves until `stop`, and on until the last answer is out.
+pub async fn serve(
+    listener: tokio::net::TcpListener,
+    served: Arc<Served>,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    // Each token is a small write that must not wait for an acknowledgement of the one before.
+    let listener = listener.tap_io(|connection| {
+        let _ = connection.set_nodelay(true);
+    });
+    axum::serve(listener, router(served)).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+fn router(served: Arc<Served>) -> Router {
+    Router::new()
+        .route(Endpoint::Chat.path(), post(chat))
+        .route(Endpoint::Completions.path(), post(completions))
+        .route("/v1/models", get(models))
+        .route("/v1/models/{*name}", get(model))
+        .route("/rhumb/v1/load", get(load))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .fallback(|| async { Refusal::NoSuchPath })
+        .method_not_allowed_fallback(|| async { Refusal::NoSuchMethod })
+        .with_state(served)
+}
+
+async fn chat(served: State<Arc<Served>>, request: Request) -> Response {
+    generate(served, Endpoint::Chat, request).await
+}
+
+async fn completions(served: State<Arc<Served>>, request: Request) -> Response {
+    generate(served, Endpoint::Completions, request).await
+}
+
+async fn generate(State(served): State<Arc<Served>>, endpoint: Endpoint, request: Request) -> Response {
+    match answer(&served, endpoint, request).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            if let Some(outcome) = refusal.outcome() {
+                served.metrics.ended(outcome);
+            }
+            refusal.to_response(served.replica.as_ref())
+        }
+    }
+}
+
+/// One request's way through the engine.
+async fn answer(served: &Arc<Served>, endpoint: Endpoint, request: Request) -> Result<Response, Refusal> {
+    let (parts, body) = request.into_parts();
+    let head = ask::head(&parts.headers)?;
+    let place = served.queue.enter()?;
+    let body = receive(body).await?;
+    let (model, asker) = (Arc::clone(served), head.clone());
+    // Rendering and tokenising a long prompt takes long; other requests must not wait for it.
+    let asked = tokio::task::spawn_blocking(move || ask::body(&model, endpoint, &asker, &body));
+    let ask::Asked { style, task } = asked.await.map_err(|_| Refusal::Lost)??;
+    let prompt = answer::Prompt::of(&task.prompt);
+    let events = served.queue.submit(place, task)?;
+    let writer = answer::Writer::new(endpoint, &head, &style, prompt);
+    if head.annotated || style.stream {
+        Ok(answer::stream(Arc::clone(served), events, writer))
+    } else {
+        answer::whole(events, writer).await
+    }
+}
+
+async fn receive(body: Body) -> Result<axum::body::Bytes, Refusal> {
+    let read = axum::body::to_bytes(body, BODY_BYTES_MAX);
+    match tokio::time::timeout(BODY_TIME_MAX, read).await {
+        Err(_) => Err(Refusal::SlowBody),
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(error)) => Err(Refusal::unread_body(&error)),
+    }
+}
+
+async fn models(State(served): State<Arc<Served>>) -> Response {
+    json(&ModelList::new(vec![served.listed()]))
+}
+
+async fn model(State(served): State<Arc<Served>>, Path(name): Path<String>) -> Response {
+    match name == served.name.as_str() {
+        true => json(&served.listed()),
+        false => Refusal::NoSuchModel.into_response(),
+    }
+}
+
+async fn load(State(served): State<Arc<Served>>) -> String {
+    served.queue.load_frame().to_string()
+}
+
+async fn livez() -> &'static str {
+    "ok\n"
+}
+
+async fn readyz(State(served): State<Arc<Served>>) -> (StatusCode, &'static str) {
+    match served.queue.state() {
+        LoadState::Serving => (StatusCode::OK, "ok\n"),
+        LoadState::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        LoadState::Starting => (StatusCode::SERVICE_UNAVAILABLE, "the step loop is dead\n"),
+    }
+}
+
+async fn metrics(State(served): State<Arc<Served>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], served.metrics.page(&served.queue))
+}
+
+impl Served {
+    /// A version never changes, and has no date of its own.
+    fn listed(&self) -> Model {
+        Model::new(self.name.as_str(), 0)
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Response {
+    let text = serde_json::to_string(value).expect("strings and numbers always serialise");
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+const fn name(name: &'static str) -> HeaderName {
+    HeaderName::from_static(name)
+}
+
+/// What the edge admits, with room for an agent's additions.
+const BODY_BYTES_MAX: usize = (32 << 20) + (64 << 10);
+/// The agent holds the whole body before it sends it over loopback.
+const BODY_TIME_MAX: Duration = Duration::from_secs(30);

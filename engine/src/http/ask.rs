@@ -1,0 +1,151 @@
+//! From headers and body to a task for the step loop. Everything about a request is checked here.
+
+use super::Served;
+use super::refuse::Refusal;
+use crate::sample::Sampler;
+use crate::sequence::Task;
+use axum::http::HeaderMap;
+use openai::{BadRequest, ChatRequest, CompletionRequest, Endpoint, Prompt, Sampling};
+use std::time::{SystemTime, UNIX_EPOCH};
+use types::{RequestId, header};
+
+/// What the internal headers say; for a plain OpenAI client, what they would have said.
+#[derive(Debug, Clone)]
+pub struct Head {
+    pub request_id: RequestId,
+    /// Unix seconds.
+    pub created: u64,
+    /// For requests that bring none of their own.
+    pub seed: u64,
+    pub annotated: bool,
+}
+
+#[derive(Debug)]
+pub struct Asked {
+    pub style: Style,
+    pub task: Task,
+}
+
+/// How the answer is to look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Style {
+    pub model: String,
+    pub stream: bool,
+    pub include_usage: bool,
+    /// The answer begins with this.
+    pub echo: String,
+}
+
+pub fn head(headers: &HeaderMap) -> Result<Head, Refusal> {
+    let text = |name: &'static str| match headers.get(name).map(|value| value.to_str()) {
+        None => Ok(None),
+        Some(Ok(text)) => Ok(Some(text)),
+        Some(Err(_)) => Err(Refusal::Protocol { header: name }),
+    };
+    if text(header::PROTOCOL)?.is_some_and(|version| version != header::PROTOCOL_VERSION) {
+        return Err(Refusal::Protocol { header: header::PROTOCOL });
+    }
+    let annotated = match text(header::STREAM)? {
+        None => false,
+        Some(header::STREAM_ANNOTATED) => true,
+        Some(_) => return Err(Refusal::Protocol { header: header::STREAM }),
+    };
+    let request_id = parsed(header::REQUEST_ID, text(header::REQUEST_ID)?)?;
+    let created_ms = parsed(header::CREATED_UNIX_MS, text(header::CREATED_UNIX_MS)?)?;
+    let seed = parsed(header::SEED, text(header::SEED)?)?;
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    Ok(Head {
+        request_id: match request_id {
+            Some(id) => id,
+            None => RequestId::from_random(random()?),
+        },
+        created: created_ms.map_or_else(now, |ms: u64| ms / 1000),
+        seed: match seed {
+            Some(seed) => seed,
+            None => u64::from_le_bytes(random()?),
+        },
+        annotated,
+    })
+}
+
+pub fn body(served: &Served, endpoint: Endpoint, head: &Head, body: &[u8]) -> Result<Asked, Refusal> {
+    match endpoint {
+        Endpoint::Chat => {
+            let ChatRequest { model, messages, sampling } = ChatRequest::parse(body)?;
+            let text = served.template.render(&messages, true)?;
+            let prompt = encode(served, &text, &sampling, false)?;
+            asked(served, head, model, prompt, String::new(), sampling)
+        }
+        Endpoint::Completions => {
+            let CompletionRequest { model, prompt, echo, sampling } = CompletionRequest::parse(body)?;
+            let ids = match &prompt {
+                Prompt::Text(text) => encode(served, text, &sampling, true)?,
+                Prompt::TokenIds(ids) => ids.clone(),
+            };
+            let echo = match prompt {
+                _ if !echo => String::new(),
+                Prompt::Text(text) => text,
+                Prompt::TokenIds(ids) => served.tokenizer.decode(&ids)?,
+            };
+            asked(served, head, model, ids, echo, sampling)
+        }
+    }
+}
+
+fn asked(
+    served: &Served,
+    head: &Head,
+    model: String,
+    prompt: Vec<u32>,
+    echo: String,
+    sampling: Sampling,
+) -> Result<Asked, Refusal> {
+    if prompt.is_empty() || prompt.iter().any(|id| *id as usize >= served.vocabulary) {
+        let expected = "one or more of this model's tokens";
+        return Err(BadRequest::OutOfRange { param: "prompt", expected }.into());
+    }
+    let room = room(served, prompt.len(), &sampling)?;
+    // The client's own seed wins, so that the same body gives the same answer through any edge.
+    let seed = sampling.seed.map_or(head.seed, i64::cast_unsigned);
+    let task = Task {
+        max_tokens: sampling.max_tokens.map_or(room, |max_tokens| max_tokens as usize),
+        prompt,
+        sampler: Sampler {
+            temperature: sampling.temperature,
+            top_p: sampling.top_p,
+            top_k: sampling.top_k as usize,
+            seed,
+        },
+        stops: sampling.stop,
+        min_tokens: usize::try_from(sampling.min_tokens).unwrap_or(usize::MAX),
+        ignore_eos: sampling.ignore_eos,
+    };
+    // Plain OpenAI has usage in streams only when asked; whole answers always have it.
+    let include_usage = sampling.stream && sampling.include_usage;
+    Ok(Asked { style: Style { model, stream: sampling.stream, include_usage, echo }, task })
+}
+
+fn encode(served: &Served, text: &str, sampling: &Sampling, special: bool) -> Result<Vec<u32>, Refusal> {
+    // A text that is hopelessly long is refused before anybody spends seconds on tokenising it.
+    room(served, served.tokenizer.tokens_min(text), sampling)?;
+    Ok(served.tokenizer.encode(text, special)?)
+}
+
+/// Tokens that may follow a prompt of at least so many.
+fn room(served: &Served, prompt_tokens: usize, sampling: &Sampling) -> Result<usize, Refusal> {
+    let context_length = served.context_length as u64;
+    let (prompt_tokens, max_tokens) = (prompt_tokens as u64, sampling.max_tokens.unwrap_or(1));
+    let left = context_length.checked_sub(prompt_tokens).filter(|left| max_tokens <= *left);
+    let exceeded = BadRequest::ContextLengthExceeded { prompt_tokens, max_tokens, context_length };
+    Ok(left.ok_or(exceeded)? as usize)
+}
+
+fn parsed<T: std::str::FromStr>(header: &'static str, text: Option<&str>) -> Result<Option<T>, Refusal> {
+    text.map(str::parse).transpose().map_err(|_| Refusal::Protocol { header })
+}
+
+fn random<const N: usize>() -> Result<[u8; N], Refusal> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|_| Refusal::Lost)?;
+    Ok(bytes)
+}
