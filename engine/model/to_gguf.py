@@ -12,11 +12,9 @@ import pathlib
 
 import gguf
 import numpy
-from safetensors.torch import load_file
 
-import train
-
-HOUSE = train.HERE / "house"
+HERE = pathlib.Path(__file__).resolve().parent
+HOUSE = HERE / "house"
 
 NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
@@ -47,9 +45,23 @@ def interleave(weight, heads):
     return weight.reshape(heads, 2, half, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
+def tensors():
+    """Name and f32 values of each tensor. Read by hand, since numpy knows no bfloat16 and PyTorch is heavy."""
+    file = (HOUSE / "model.safetensors").read_bytes()
+    begin = 8 + int.from_bytes(file[:8], "little")
+    for name, tensor in json.loads(file[8:begin]).items():
+        if name == "__metadata__":
+            continue
+        assert tensor["dtype"] == "BF16", f"{name} is {tensor['dtype']}"
+        first, last = tensor["data_offsets"]
+        halves = numpy.frombuffer(file[begin + first:begin + last], dtype="<u2")
+        yield name, (halves.astype("<u4") << 16).view("<f4").reshape(tensor["shape"])
+
+
 def convert(out):
     config = json.loads((HOUSE / "config.json").read_text())
     vocabulary = json.loads((HOUSE / "tokenizer.json").read_text())
+    tokenizer = json.loads((HOUSE / "tokenizer_config.json").read_text())
     writer = gguf.GGUFWriter(str(out), "llama")
     writer.add_name("rhumb-house")
     writer.add_context_length(config["max_position_embeddings"])
@@ -75,13 +87,12 @@ def convert(out):
     writer.add_token_merges([
         merge if isinstance(merge, str) else " ".join(merge)
         for merge in vocabulary["model"]["merges"]])
-    writer.add_bos_token_id(train.BOS)
-    writer.add_eos_token_id(train.END)
+    writer.add_bos_token_id(ids[tokenizer["bos_token"]])
+    writer.add_eos_token_id(ids[tokenizer["eos_token"]])
     writer.add_add_bos_token(True)
-    writer.add_chat_template(train.CHAT_TEMPLATE)
+    writer.add_chat_template(tokenizer["chat_template"])
 
-    for name, value in load_file(HOUSE / "model.safetensors").items():
-        weight = value.float().numpy()
+    for name, weight in tensors():
         if "q_proj" in name:
             weight = interleave(weight, config["num_attention_heads"])
         if "k_proj" in name:
@@ -91,20 +102,20 @@ def convert(out):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    tensors = gguf.GGUFReader(str(out)).tensors
-    print(f"{out}: {out.stat().st_size} bytes, {len(tensors)} tensors")
+    count = len(gguf.GGUFReader(str(out)).tensors)
+    print(f"{out}: {out.stat().st_size} bytes, {count} tensors")
 
 
 def compare(out):
     from llama_cpp import Llama
 
-    model = Llama(str(out), n_ctx=train.CONTEXT, n_threads=1, verbose=False)
-    golden = json.loads((train.HERE / "golden.json").read_text())
+    model = Llama(str(out), n_ctx=1024, n_threads=1, verbose=False)
+    golden = json.loads((HERE / "golden.json").read_text())
     same = sum(
         model.tokenize(case["text"].encode(), add_bos=False, special=True) == case["ids"]
         for case in golden["tokenizer"] if not case["add_special_tokens"])
     print(f"tokenizer: {same} of {len(golden['tokenizer']) // 2} texts give the same ids")
-    questions = json.loads((train.HERE / "questions.json").read_text())
+    questions = json.loads((HERE / "questions.json").read_text())
     same = 0
     for case in questions:
         said = model.create_chat_completion(
