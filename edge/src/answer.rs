@@ -4,7 +4,7 @@ use crate::Edge;
 use crate::admit::{self, BodyBytes};
 use crate::attempt::{Asked, Attempts};
 use crate::authenticate::authenticate;
-use crate::network::client::{Client, ClientGone};
+use crate::network::client::{BodyError, Client, ClientGone};
 use crate::network::listen::Answer;
 use crate::receive::{self, Target};
 use crate::refusal::Refusal;
@@ -32,6 +32,16 @@ pub(crate) enum Stop {
 impl<R: Into<Refusal>> From<R> for Stop {
     fn from(refusal: R) -> Self {
         Self::Refused(refusal.into())
+    }
+}
+
+impl From<BodyError> for Stop {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::Gone => Self::ClientGone,
+            BodyError::Stalled => Self::Refused(Refusal::BodyStalled),
+            BodyError::Malformed => Self::Refused(Refusal::BodyMalformed),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::stream::{Form, Stream, StreamError};
 use bytes::Bytes;
 use openai::{Assembler, Endpoint};
 use policy::{Ask, NodeKey, Outcome, Permit, route};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use types::{Failure, LoadFrame, ModelVersion, RegionName, ReplicaId, StreamPosition, header};
 
 /// A request that was let in.
@@ -31,6 +31,8 @@ pub(crate) struct Asked {
 pub(crate) struct Attempts<'a> {
     edge: &'a Edge,
     asked: &'a Asked,
+    /// Until then some attempt must have brought a first event.
+    deadline: Instant,
     nodes: Vec<NodeKey>,
     replicas: Vec<ReplicaId>,
     last: Option<NodeFailed>,
@@ -38,8 +40,9 @@ pub(crate) struct Attempts<'a> {
 
 /// An answer that has begun.
 pub(crate) struct Answering<'a> {
-    pub(crate) leave: Leave<'a>,
+    pub(crate) turn: Turn<'a>,
     pub(crate) stream: Stream,
+    pub(crate) replica: Option<ReplicaId>,
 }
 
 /// Why an attempt came to nothing.
@@ -63,7 +66,8 @@ enum Failed {
 
 impl<'a> Attempts<'a> {
     pub(crate) fn new(edge: &'a Edge, asked: &'a Asked) -> Self {
-        Self { edge, asked, nodes: Vec::new(), replicas: Vec::new(), last: None }
+        let deadline = Instant::now() + FIRST_TOKEN_MAX;
+        Self { edge, asked, deadline, nodes: Vec::new(), replicas: Vec::new(), last: None }
     }
 
     pub(crate) fn count(&self) -> u32 {
@@ -78,44 +82,44 @@ impl<'a> Attempts<'a> {
     /// The next answer that begins.
     pub(crate) async fn next(&mut self, client: &mut Client) -> Result<Answering<'a>, Stop> {
         loop {
-            let leave = self.choose()?;
-            self.nodes.push(leave.node.clone());
+            let turn = self.choose()?;
+            self.nodes.push(turn.node.clone());
             let opened = tokio::select! {
                 biased;
-                opened = self.open(&leave) => opened,
+                opened = self.open(&turn) => opened,
                 ClientGone = client.gone() => return Err(Stop::ClientGone),
             };
             match opened {
-                Ok(stream) => return Ok(Answering { leave, stream }),
+                Ok((stream, replica)) => return Ok(Answering { turn, stream, replica }),
                 Err(Failed::Request { status, body }) => {
-                    leave.end(Outcome::Served);
+                    turn.end(Outcome::Served);
                     return Err(Stop::Engine { status, body: body.into() });
                 }
-                Err(Failed::Node(failed)) => self.failed(leave, failed)?,
+                Err(Failed::Node(failed)) => self.failed(turn, failed)?,
             }
         }
     }
 
     /// Notes a failure that cost the client nothing. `Err` = no attempt is left.
-    pub(crate) fn failed(&mut self, leave: Leave<'_>, failed: NodeFailed) -> Result<(), Stop> {
-        tracing::debug!(node = %leave.node, reason = %failed.reason, "attempt failed");
-        leave.end(failed.outcome);
+    pub(crate) fn failed(&mut self, turn: Turn<'_>, failed: NodeFailed) -> Result<(), Stop> {
+        tracing::debug!(node = %turn.node, reason = %failed.reason, "attempt failed");
+        turn.end(failed.outcome);
         self.replicas.extend(failed.replica.clone());
         self.last = Some(failed);
-        if self.count() < ATTEMPTS_MAX { Ok(()) } else { Err(self.exhausted().into()) }
+        let in_time = Instant::now() + ATTEMPT_WORTH < self.deadline;
+        if self.count() < ATTEMPTS_MAX && in_time { Ok(()) } else { Err(self.exhausted().into()) }
     }
 
     fn exhausted(&self) -> Refusal {
         let last = self.last.as_ref();
         Refusal::AttemptsFailed {
             attempts: self.count(),
-            last: last.map_or_else(String::new, |failed| failed.reason.clone()),
             retry_after: last.and_then(|failed| failed.retry_after),
         }
     }
 
     /// The best node that lets the request through.
-    fn choose(&self) -> Result<Leave<'a>, Refusal> {
+    fn choose(&self) -> Result<Turn<'a>, Refusal> {
         let edge = self.edge;
         let ask =
             Ask { version: self.asked.version, regions: self.asked.regions.as_deref(), tried: &self.nodes };
@@ -131,15 +135,15 @@ impl<'a> Attempts<'a> {
             .into_iter()
             .find_map(|choice| Some((health.begin(&choice.node, now).ok()?, choice.node)));
         let (permit, node) = admitted.expect("the plan was made under the same lock, of nodes that admit");
-        Ok(Leave { edge, node, permit: Some(permit) })
+        Ok(Turn { edge, node, permit: Some(permit) })
     }
 
     /// One attempt, up to its first event.
-    async fn open(&self, leave: &Leave<'_>) -> Result<Stream, Failed> {
+    async fn open(&self, turn: &Turn<'_>) -> Result<(Stream, Option<ReplicaId>), Failed> {
         let outcome = tokio::select! {
             biased;
-            opened = self.send(leave) => opened,
-            () = self.edge.until_down(&leave.node) => Err(Failed::node("the node stopped answering probes")),
+            opened = self.send(turn) => opened,
+            () = self.edge.until_down(&turn.node) => Err(Failed::node("the node stopped answering probes")),
         };
         let label = match &outcome {
             Ok(_) => "answered",
@@ -151,11 +155,13 @@ impl<'a> Attempts<'a> {
         outcome
     }
 
-    async fn send(&self, leave: &Leave<'_>) -> Result<Stream, Failed> {
+    async fn send(&self, turn: &Turn<'_>) -> Result<(Stream, Option<ReplicaId>), Failed> {
         let table = self.edge.routing_table.load();
-        let node = table.nodes.get(&leave.node).ok_or_else(|| Failed::node("the node left the table"))?;
+        let node = table.nodes.get(&turn.node).ok_or_else(|| Failed::node("the node left the table"))?;
         let attempt = self.count().to_string();
-        let deadline_ms = FIRST_TOKEN_MAX.as_millis().to_string();
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        // The node is told a little less, so that its own word comes before our patience ends.
+        let deadline_ms = left.saturating_sub(ATTEMPT_WORTH / 2).as_millis().to_string();
         let tried = self.replicas.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let mut headers: Vec<(&'static str, &str)> =
             self.asked.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -166,25 +172,26 @@ impl<'a> Attempts<'a> {
         }
         let path = self.asked.endpoint.path();
         let body = self.asked.body.clone();
-        let sent = self.edge.upstreams.send(node, "POST", path, &headers, body, FIRST_TOKEN_MAX).await?;
-        self.edge.hear_load(&leave.node, self.asked.version, load_of(&sent));
-        let (sent, start, prompt_tokens) = self.judge(leave, sent).await?;
+        let sent = self.edge.upstreams.send(node, "POST", path, &headers, body, left).await?;
+        self.edge.hear_load(&turn.node, self.asked.version, load_of(&sent));
+        let (sent, start, prompt_tokens) = self.judge(turn, sent).await?;
         let form = match self.asked.stream {
             true => Form::Events(Vec::new()),
             false => Form::Whole(Assembler::new(self.asked.endpoint)),
         };
         let replica = sent.header(header::REPLICA).and_then(|replica| replica.parse().ok());
         let mut stream = Stream::new(sent, start, prompt_tokens, form);
-        match stream.advance(FIRST_TOKEN_MAX).await {
-            Ok(()) => Ok(stream),
-            Err(error) => Err(Failed::Node(NodeFailed { replica, ..NodeFailed::broken(&error) })),
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        match stream.advance(left).await {
+            Ok(()) => Ok((stream, replica)),
+            Err(error) => Err(Failed::Node(NodeFailed::broken(&error, replica))),
         }
     }
 
     /// Reads the head: a stream of the internal protocol, the engine's refusal, or the node's failure.
     async fn judge(
         &self,
-        leave: &Leave<'_>,
+        turn: &Turn<'_>,
         mut sent: Upstream,
     ) -> Result<(Upstream, StreamPosition, u64), Failed> {
         let status = sent.status();
@@ -195,27 +202,29 @@ impl<'a> Attempts<'a> {
             // With replicas excluded, "none" may only mean "no other".
             if failure == Some(Failure::NoReplica) && self.replicas.is_empty() {
                 let now = self.edge.clock.now();
-                self.edge.health().version_missing(&leave.node, self.asked.version, now);
+                self.edge.health().version_missing(&turn.node, self.asked.version, now);
             }
             let blameless = failure.is_some_and(|failure| !failure.is_fault());
             let seconds = sent.header("retry-after").and_then(|seconds| seconds.parse().ok());
             return Err(Failed::Node(NodeFailed {
-                reason: format!("{} said {}", leave.node.region, said.chars().take(32).collect::<String>()),
+                reason: format!("{} said {}", turn.node.region, said.chars().take(32).collect::<String>()),
                 replica,
                 outcome: if blameless { Outcome::Unknown } else { Outcome::Failed },
                 retry_after: seconds.map(Duration::from_secs),
             }));
         }
         if (400..500).contains(&status) {
-            let body = sent.read_all(REFUSAL_BYTES_MAX, REFUSAL_STALL).await?;
+            let body = sent.read_all(REFUSAL_BYTES_MAX, REFUSAL_DEADLINE).await?;
+            let body = body.ok_or_else(|| Failed::node("the refusal is too long to pass on"))?;
             return Err(Failed::Request { status, body });
         }
         let hash = sent.header(header::PREFIX_HASH).and_then(|hash| hash.parse().ok());
         let prompt_tokens = sent.header(header::PROMPT_TOKENS).and_then(|tokens| tokens.parse().ok());
+        let prompt_tokens = prompt_tokens.filter(|tokens| *tokens <= PROMPT_TOKENS_MAX);
         match (status, hash, prompt_tokens) {
             (200, Some(hash), Some(prompt_tokens)) => Ok((sent, StreamPosition::start(hash), prompt_tokens)),
             _ => Err(Failed::Node(NodeFailed {
-                reason: format!("{} answered {status} without the internal headers", leave.node.region),
+                reason: format!("{} answered {status} without the internal headers", turn.node.region),
                 replica,
                 outcome: Outcome::Failed,
                 retry_after: None,
@@ -226,9 +235,9 @@ impl<'a> Attempts<'a> {
 
 impl NodeFailed {
     /// A stream that broke after its head.
-    pub(crate) fn broken(error: &StreamError) -> Self {
+    pub(crate) fn broken(error: &StreamError, replica: Option<ReplicaId>) -> Self {
         let reason = error.to_string();
-        Self { reason, replica: None, outcome: Outcome::Failed, retry_after: None }
+        Self { reason, replica, outcome: Outcome::Failed, retry_after: None }
     }
 }
 
@@ -249,14 +258,14 @@ pub(crate) fn load_of(upstream: &Upstream) -> Option<LoadFrame> {
     upstream.header(header::LOAD)?.parse().ok()
 }
 
-/// The leave to use a node; whatever way a request ends, it is given back.
-pub(crate) struct Leave<'a> {
+/// One request's turn at a node; whatever way it ends, it is given back.
+pub(crate) struct Turn<'a> {
     edge: &'a Edge,
     pub(crate) node: NodeKey,
     permit: Option<Permit>,
 }
 
-impl Leave<'_> {
+impl Turn<'_> {
     pub(crate) fn end(mut self, outcome: Outcome) {
         self.give_back(outcome);
     }
@@ -269,7 +278,7 @@ impl Leave<'_> {
     }
 }
 
-impl Drop for Leave<'_> {
+impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.give_back(Outcome::Unknown);
     }
@@ -277,8 +286,12 @@ impl Drop for Leave<'_> {
 
 /// More would only multiply an outage's load.
 const ATTEMPTS_MAX: u32 = 3;
-/// Queueing and prefill of the longest prompt included.
+/// For all attempts together; queueing and prefill of the longest prompt included.
 const FIRST_TOKEN_MAX: Duration = Duration::from_secs(60);
+/// With less left than this another attempt could only fail too.
+const ATTEMPT_WORTH: Duration = Duration::from_secs(1);
+/// Beyond any context; more is a lie that would spoil every sum.
+const PROMPT_TOKENS_MAX: u64 = 1_000_000_000;
 /// An engine's refusal is one error object.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
-const REFUSAL_STALL: Duration = Duration::from_secs(5);
+const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);

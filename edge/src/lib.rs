@@ -32,6 +32,7 @@ use identity::Identity;
 use identity::files::Paths;
 use metrics::Metrics;
 use network::listen::Listener;
+use network::tls::HttpsAcceptor;
 use network::upstream::Upstreams;
 use policy::{Health, NodeHealth, NodeKey, RoutingTable};
 use std::error::Error;
@@ -78,7 +79,7 @@ pub struct Prepared {
     config: Config,
     tenants: TenantTable,
     table: RoutingTable,
-    tls: Option<(SocketAddr, Arc<pingora_core::listeners::tls::Acceptor>)>,
+    tls: Option<(SocketAddr, HttpsAcceptor)>,
 }
 
 /// Reads and checks all that the configuration points to, and names everything that is wrong with it.
@@ -89,7 +90,7 @@ pub fn prepare(config: Config) -> Result<Prepared, Vec<StartError>> {
     let tenants = TenantTable::read(&config.tenants).map_err(StartError::from);
     let tls = config.tls.as_ref().map(|tls| {
         let acceptor = network::tls::acceptor(&tls.certificate, &tls.key)?;
-        Ok::<_, StartError>((tls.listen, Arc::new(acceptor)))
+        Ok::<_, StartError>((tls.listen, acceptor))
     });
     match (identity, table, tenants, tls.transpose()) {
         (Ok(()), Ok(table), Ok(tenants), Ok(tls)) => Ok(Prepared { config, tenants, table, tls }),

@@ -17,7 +17,7 @@ pub(crate) mod upstream;
 
 use std::time::Duration;
 
-/// From the first byte expected to the end of the head, the TLS handshake and the h2 preface each.
+/// From the first byte to the end of the head; the TLS handshake and the h2 preface each.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// Cookies of a whole browser fit; nobody needs more to ask a model.
 const HEAD_BYTES_MAX: usize = 64 << 10;

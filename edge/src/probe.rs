@@ -50,15 +50,15 @@ async fn load(edge: &Edge, node: &Node) -> Option<Vec<(ModelVersion, LoadFrame)>
     if answer.status() != 200 {
         return None;
     }
-    let body = answer.read_all(ANSWER_BYTES_MAX, INTERVAL).await.ok()?;
+    let body = answer.read_all(ANSWER_BYTES_MAX, INTERVAL).await.ok()??;
     edge.upstreams.release(answer).await;
     let text = String::from_utf8(body).ok()?;
-    text.lines()
-        .map(|line| {
-            let (version, frame) = line.split_once(' ')?;
-            Some((version.parse().ok()?, frame.parse().ok()?))
-        })
-        .collect()
+    // A line that cannot be read is a newer agent's word on one version; it says nothing of the node.
+    let frames = text.lines().filter_map(|line| {
+        let (version, frame) = line.split_once(' ')?;
+        Some((version.parse().ok()?, frame.parse().ok()?))
+    });
+    Some(frames.collect())
 }
 
 const INTERVAL: Duration = Duration::from_secs(1);

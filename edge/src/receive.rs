@@ -68,6 +68,11 @@ pub(crate) async fn body(client: &mut Client, mut held: BodyBytes) -> Result<(By
         let encoding = String::from_utf8_lossy(encoding).chars().take(ENCODING_SHOWN_MAX).collect();
         return Err(Refusal::Encoded { encoding }.into());
     }
+    let codings = client.header("transfer-encoding");
+    if let Some(codings) = codings.filter(|codings| !codings.eq_ignore_ascii_case(b"chunked")) {
+        let encoding = String::from_utf8_lossy(codings).chars().take(ENCODING_SHOWN_MAX).collect();
+        return Err(Refusal::Encoded { encoding }.into());
+    }
     let announced = announced_length(client);
     if announced > BODY_BYTES_MAX {
         return Err(Refusal::BodyTooLarge.into());

@@ -16,12 +16,16 @@ pub(crate) enum Refusal {
     NoKey,
     #[error("the API key is not valid")]
     BadKey,
-    #[error("bodies with content-encoding {encoding} are not accepted; send plain JSON")]
+    #[error("bodies encoded as {encoding:?} are not accepted; send plain JSON")]
     Encoded { encoding: String },
     #[error("the body is larger than {} bytes", crate::receive::BODY_BYTES_MAX)]
     BodyTooLarge,
     #[error("the body did not arrive within {} s", .0.as_secs())]
     BodyTooSlow(Duration),
+    #[error("the body stopped arriving before its end")]
+    BodyStalled,
+    #[error("the body is not framed as its head says")]
+    BodyMalformed,
     #[error("the requests of this tenant that are being received hold too many bytes")]
     TooManyBytes,
     #[error(transparent)]
@@ -30,8 +34,9 @@ pub(crate) enum Refusal {
     UnknownModel { model: String },
     #[error("no region can take the request now: {0}")]
     NoRoute(#[from] NoRoute),
-    #[error("every attempt failed, the last because {last}")]
-    AttemptsFailed { attempts: u32, last: String, retry_after: Option<Duration> },
+    /// Why is in the log: reasons name regions, which are not a client's business.
+    #[error("none of {attempts} attempts reached an engine that answers; try again")]
+    AttemptsFailed { attempts: u32, retry_after: Option<Duration> },
 }
 
 impl Refusal {
@@ -46,7 +51,8 @@ impl Refusal {
             Self::NoKey | Self::BadKey => (401, REQUEST, "invalid_api_key"),
             Self::Encoded { .. } => (415, REQUEST, "unsupported_content_encoding"),
             Self::BodyTooLarge => (413, REQUEST, "request_too_large"),
-            Self::BodyTooSlow(_) => (408, REQUEST, "body_timeout"),
+            Self::BodyTooSlow(_) | Self::BodyStalled => (408, REQUEST, "body_timeout"),
+            Self::BodyMalformed => (400, REQUEST, "invalid_body"),
             Self::TooManyBytes => (429, "requests", "rate_limit_exceeded"),
             Self::Bad(bad) => return (BadRequest::STATUS, bad.to_error()),
             Self::UnknownModel { .. } => (404, REQUEST, "model_not_found"),
@@ -74,7 +80,7 @@ impl Refusal {
 
     /// False where the same request can only meet the same refusal; SDKs would try 408 and 5xx again.
     pub(crate) fn retry_helps(&self) -> bool {
-        !matches!(self, Self::NoRoute(NoRoute::Residency) | Self::BodyTooSlow(_))
+        !matches!(self, Self::NoRoute(NoRoute::Residency) | Self::BodyTooSlow(_) | Self::BodyStalled)
     }
 
     pub(crate) fn allowed_methods(&self) -> Option<&'static str> {

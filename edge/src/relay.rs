@@ -37,7 +37,7 @@ async fn relay_events(
     answering: Answering<'_>,
     record: &mut Record<'_>,
 ) -> Result<(), Stop> {
-    let Answering { leave, mut stream } = answering;
+    let Answering { turn, mut stream, .. } = answering;
     let headers = [
         ("content-type", "text/event-stream"),
         ("cache-control", "no-cache"),
@@ -52,7 +52,7 @@ async fn relay_events(
             sent = client.write(events.into(), true).await;
             if sent.is_ok() {
                 record.delivered(tokens, Ended::Complete);
-                leave.end(Outcome::Served);
+                turn.end(Outcome::Served);
                 record.release(stream).await;
                 return Ok(());
             }
@@ -66,15 +66,14 @@ async fn relay_events(
         match advance(client, &mut stream).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(node = %leave.node, request = record.request_id(), %error, "stream broke");
-                leave.end(Outcome::Failed);
-                record.delivered(tokens, Ended::Broken);
-                return end_broken(client).await;
+                tracing::warn!(node = %turn.node, request = record.request_id(), %error, "stream broke");
+                turn.end(Outcome::Failed);
+                record.delivered(stream.completion_tokens(), Ended::Broken);
+                return end_broken(client, stream.take_events()).await;
             }
             Err(gone) => sent = Err(gone),
         }
     }
-    stream.into_parts().0.cancel().await;
     Err(Stop::ClientGone)
 }
 
@@ -85,18 +84,15 @@ async fn relay_whole(
     answering: Answering<'_>,
     record: &mut Record<'_>,
 ) -> Result<bool, Stop> {
-    let Answering { leave, mut stream } = answering;
+    let Answering { turn, mut stream, replica } = answering;
     while !stream.is_done() {
         match advance(client, &mut stream).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                attempts.failed(leave, NodeFailed::broken(&error))?;
+                attempts.failed(turn, NodeFailed::broken(&error, replica))?;
                 return Ok(false);
             }
-            Err(ClientGone) => {
-                stream.into_parts().0.cancel().await;
-                return Err(Stop::ClientGone);
-            }
+            Err(ClientGone) => return Err(Stop::ClientGone),
         }
     }
     let tokens = stream.completion_tokens();
@@ -107,11 +103,11 @@ async fn relay_whole(
     let json = match assembler.finish(usage) {
         Ok(json) => json,
         Err(error) => {
-            attempts.failed(leave, NodeFailed::broken(&error.into()))?;
+            attempts.failed(turn, NodeFailed::broken(&error.into(), replica))?;
             return Ok(false);
         }
     };
-    leave.end(Outcome::Served);
+    turn.end(Outcome::Served);
     record.release_upstream(upstream, load).await;
     let headers = [("content-type", "application/json"), ("x-request-id", record.request_id())];
     client.answer(200, &headers, json.into()).await?;
@@ -128,13 +124,13 @@ async fn advance(client: &mut Client, stream: &mut Stream) -> Result<Result<(), 
     }
 }
 
-/// SDKs take a clean end for success, so the error goes in-band and `[DONE]` is withheld.
-async fn end_broken(client: &mut Client) -> Result<(), Stop> {
+/// SDKs take a clean end for success, so the error goes in-band, after the events that still came, and `[DONE]`
+/// is withheld.
+async fn end_broken(client: &mut Client, mut events: Vec<u8>) -> Result<(), Stop> {
     let error =
         ErrorObject::new("the answer was cut off: its engine failed", "server_error", "stream_interrupted");
-    let mut event = Vec::new();
-    write_event(&mut event, None, error.to_json().as_bytes());
-    client.write(event.into(), true).await?;
+    write_event(&mut events, None, error.to_json().as_bytes());
+    client.write(events.into(), true).await?;
     Ok(())
 }
 

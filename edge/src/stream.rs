@@ -13,7 +13,6 @@ pub(crate) struct Stream {
     position: StreamPosition,
     prompt_tokens: u64,
     form: Form,
-    /// Tokens whose events lie in the form, ready for the client.
     is_done: bool,
     last_load: Option<LoadFrame>,
 }
@@ -35,8 +34,8 @@ pub(crate) enum StreamError {
     Chain(#[from] StreamBroken),
     #[error("an event carries no id")]
     NoId,
-    #[error("the engine gave up: {0}")]
-    GaveUp(String),
+    #[error("the engine gave up")]
+    GaveUp,
     #[error("the chunks make no answer")]
     Answer(#[from] BrokenAnswer),
 }
@@ -46,16 +45,18 @@ impl Stream {
         Self { upstream, position: start, prompt_tokens, form, is_done: false, last_load: None }
     }
 
-    /// Waits until at least one more event was taken up, or the stream is complete.
+    /// Waits until at least one more event was taken up, or the stream is complete. Comments are no events:
+    /// they do not prolong the wait.
     pub(crate) async fn advance(&mut self, stall: Duration) -> Result<(), StreamError> {
-        loop {
-            if self.take_up_events()? {
-                return Ok(());
+        let advanced = async {
+            while !self.take_up_events()? {
+                if !self.upstream.read_events().await? {
+                    return Err(UpstreamError::EndedEarly.into());
+                }
             }
-            if !self.upstream.read_events(stall).await? {
-                return Err(UpstreamError::EndedEarly.into());
-            }
-        }
+            Ok(())
+        };
+        tokio::time::timeout(stall, advanced).await.unwrap_or(Err(UpstreamError::Stalled(stall).into()))
     }
 
     /// True once `[DONE]` was seen: only then is the stream complete.
@@ -105,7 +106,7 @@ impl Stream {
             }
             let Some(id) = id else {
                 let is_error = data.starts_with(b"{\"error\"");
-                return Err(if is_error { StreamError::GaveUp(shown(data)) } else { StreamError::NoId });
+                return Err(if is_error { StreamError::GaveUp } else { StreamError::NoId });
             };
             let id: EventId =
                 std::str::from_utf8(id).map_err(|_| StreamBroken::Malformed).and_then(str::parse)?;
@@ -122,9 +123,3 @@ impl Stream {
 fn load_of_comment(comment: &[u8]) -> Option<LoadFrame> {
     std::str::from_utf8(comment).ok()?.strip_prefix(LOAD_COMMENT)?.parse().ok()
 }
-
-fn shown(data: &[u8]) -> String {
-    String::from_utf8_lossy(&data[..data.len().min(SHOWN_BYTES_MAX)]).into_owned()
-}
-
-const SHOWN_BYTES_MAX: usize = 300;

@@ -48,7 +48,7 @@ pub(crate) struct TenantTable {
 #[derive(Debug)]
 pub(crate) struct TenantEntry {
     pub(crate) tenant: Tenant,
-    /// Bodies received or being sent.
+    /// Bodies of requests in flight: an attempt may need one again until its answer is complete.
     pub(crate) body_bytes: AtomicUsize,
 }
 

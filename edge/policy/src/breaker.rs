@@ -63,9 +63,13 @@ impl Breaker {
     /// Admits a request, or one probe once the cooldown is over.
     pub fn admit(&mut self, now: Monotonic) -> Result<Permit, Refused> {
         self.would_admit(now)?;
-        if !matches!(self.state, State::Closed { .. }) {
-            // A probe that is never heard of again must not close the node for good, hence a time here too.
-            self.enter(State::Probing { until: now + COOLDOWN });
+        let until = now + COOLDOWN;
+        match self.state {
+            State::Closed { .. } => {}
+            State::Open { .. } => self.enter(State::Probing { until }),
+            // The probe was not heard of for a whole cooldown: perhaps lost, perhaps an answer that takes long.
+            // Another may go, and the first to end decides for both.
+            State::Probing { .. } => self.state = State::Probing { until },
         }
         Ok(Permit { generation: self.generation })
     }
@@ -157,6 +161,16 @@ mod tests {
         let _lost = breaker.admit(at(5)).unwrap();
         assert!(breaker.admit(at(9)).is_err());
         assert!(breaker.admit(at(10)).is_ok());
+    }
+
+    #[test]
+    fn answers_that_outlast_the_cooldown_close_it_too() {
+        let mut breaker = Breaker::default();
+        fail(&mut breaker, FAILURES_MAX, at(0));
+        let slow = breaker.admit(at(5)).unwrap();
+        let _slower = breaker.admit(at(10)).unwrap();
+        breaker.record(slow, Outcome::Served, at(14));
+        assert!(breaker.is_closed());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::refusal::Refusal;
 use bytes::Bytes;
 use openai::ErrorObject;
+use pingora_core::ErrorType;
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 use std::time::Duration;
@@ -10,6 +11,16 @@ use std::time::Duration;
 /// The client left before its answer was complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ClientGone;
+
+/// Why a body did not come to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyError {
+    Gone,
+    /// The client is there and sends nothing.
+    Stalled,
+    /// A broken chunk, for example.
+    Malformed,
+}
 
 pub(crate) struct Client {
     session: ServerSession,
@@ -76,14 +87,19 @@ impl Client {
     }
 
     /// The next part of the body; `None` at its end.
-    pub(crate) async fn read_body(&mut self) -> Result<Option<Bytes>, ClientGone> {
+    pub(crate) async fn read_body(&mut self) -> Result<Option<Bytes>, BodyError> {
         if self.session.is_body_done() {
             return Ok(None);
         }
-        self.session.read_request_body().await.map_err(|_| ClientGone)
+        self.session.read_request_body().await.map_err(|error| match error.etype() {
+            ErrorType::ReadTimedout => BodyError::Stalled,
+            ErrorType::ReadError | ErrorType::ConnectionClosed | ErrorType::H2Error => BodyError::Gone,
+            _ => BodyError::Malformed,
+        })
     }
 
-    /// Waits until the client leaves. Only after its body was read.
+    /// Waits until the client leaves. Only after its body was read. One that has sent bytes of a next request by
+    /// HTTP/1.1 is not seen leaving before a write fails: pingora watches the read side no further.
     pub(crate) async fn gone(&mut self) -> ClientGone {
         while self.session.read_body_or_idle(true).await.is_ok() {}
         ClientGone
@@ -107,7 +123,8 @@ impl Client {
     /// The head of a stream.
     pub(crate) async fn begin_stream(&mut self, headers: &[(&'static str, &str)]) -> Result<(), ClientGone> {
         let mut head = response_head(200, headers);
-        if !self.session.is_http2() {
+        // An HTTP/1.0 client knows no chunks: its stream ends with the connection.
+        if self.session.req_header().version == http::Version::HTTP_11 {
             head.insert_header("transfer-encoding", "chunked").expect("a header value");
         }
         self.write_head(head).await

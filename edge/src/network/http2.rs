@@ -50,8 +50,10 @@ pub(super) async fn serve<A: Answer>(listener: &Arc<Listener<A>>, stream: Stream
                 }
                 H2Accept::Rejected => {
                     rejected += 1;
-                    if rejected > REJECTED_MAX {
-                        return None;
+                    // Not at once: the other streams may be other clients', behind one load balancer.
+                    if rejected == REJECTED_MAX {
+                        draining = true;
+                        connection.graceful_shutdown();
                     }
                 }
             },

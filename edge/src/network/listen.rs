@@ -2,11 +2,11 @@
 
 use super::client::Client;
 use super::socket::Socket;
+use super::tls::HttpsAcceptor;
 use super::{HEAD_DEADLINE, http1, http2};
 use crate::metrics::Metrics;
 use bytes::BytesMut;
 use futures_util::FutureExt;
-use pingora_core::listeners::tls::Acceptor;
 use pingora_core::protocols::{ALPN, Stream};
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -46,7 +46,7 @@ impl<A: Answer> Listener<A> {
     }
 
     /// Accepts until the drain begins.
-    pub(crate) async fn accept(self: Arc<Self>, socket: TcpListener, tls: Option<Arc<Acceptor>>) {
+    pub(crate) async fn accept(self: Arc<Self>, socket: TcpListener, tls: Option<HttpsAcceptor>) {
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -72,7 +72,7 @@ impl<A: Answer> Listener<A> {
     }
 
     /// `None` = the connection broke before it said what it wants.
-    async fn serve(self: &Arc<Self>, socket: Socket, tls: Option<Arc<Acceptor>>) -> Option<()> {
+    async fn serve(self: &Arc<Self>, socket: Socket, tls: Option<HttpsAcceptor>) -> Option<()> {
         let Some(tls) = tls else {
             let mut socket = socket;
             let mut ahead = BytesMut::with_capacity(READ_AHEAD_BYTES);
@@ -85,7 +85,7 @@ impl<A: Answer> Listener<A> {
             }
             return Some(());
         };
-        let stream = tokio::time::timeout(HEAD_DEADLINE, tls.tls_handshake(socket)).await.ok()?.ok()?;
+        let stream = tokio::time::timeout(HEAD_DEADLINE, tls.0.tls_handshake(socket)).await.ok()?.ok()?;
         let stream: Stream = Box::new(stream);
         if stream.selected_alpn_proto() == Some(ALPN::H2) {
             http2::serve(self, stream).await;
@@ -165,7 +165,7 @@ impl<A> Drop for Slot<A> {
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const READ_AHEAD_BYTES: usize = 4096;
-/// Each costs up to some 100 KiB of buffers: about 2 GiB at the bound.
+/// An idle one costs some 100 KiB of buffers, 2 GiB at the bound; one with many h2 streams a few MiB.
 const CONNECTIONS_MAX: usize = 20_000;
 /// Enough for a large service behind one address, too few for one address to take all.
 const CONNECTIONS_PER_ADDRESS_MAX: usize = 12_000;

@@ -13,9 +13,10 @@ use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
 #[derive(Debug)]
 pub(super) struct Socket {
@@ -24,6 +25,8 @@ pub(super) struct Socket {
     ahead: BytesMut,
     digest: Arc<SocketDigest>,
     established: SystemTime,
+    /// Set while a write waits for the peer to read.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Socket {
@@ -36,6 +39,21 @@ impl Socket {
             ahead: BytesMut::new(),
             digest,
             established: SystemTime::now(),
+            stalled: None,
+        }
+    }
+
+    /// Passes a write's result on, unless the peer has read nothing for too long. Pingora's own time-out covers
+    /// bodies alone; a head, a flush or a goodbye to a peer that never reads would wait for ever.
+    fn or_stalled<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL_MAX)));
+        match stalled.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
         }
     }
 
@@ -63,7 +81,8 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.or_stalled(written, cx)
     }
 
     fn poll_write_vectored(
@@ -71,7 +90,8 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.or_stalled(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -79,11 +99,13 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.or_stalled(flushed, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.or_stalled(shut, cx)
     }
 }
 
@@ -124,3 +146,5 @@ impl GetSocketDigest for Socket {
 
 /// Holds a head and a few events; larger writes pass by it.
 const WRITE_BUFFER_BYTES: usize = 4096;
+/// A client that reads nothing for so long holds a stream and its engine for nobody.
+const WRITE_STALL_MAX: Duration = Duration::from_secs(30);

@@ -15,8 +15,12 @@ pub enum TlsError {
     Mismatch { certificate: PathBuf, key: PathBuf, source: rustls::Error },
 }
 
+/// Shakes hands with HTTPS clients.
+#[derive(Clone)]
+pub(crate) struct HttpsAcceptor(pub(super) Arc<Acceptor>);
+
 /// Offers h2 and HTTP/1.1 under one certificate.
-pub(crate) fn acceptor(certificate: &Path, key: &Path) -> Result<Acceptor, TlsError> {
+pub(crate) fn acceptor(certificate: &Path, key: &Path) -> Result<HttpsAcceptor, TlsError> {
     let read = |path: &Path| {
         let path = path.to_owned();
         move |source| TlsError::Read { path, source }
@@ -30,5 +34,5 @@ pub(crate) fn acceptor(certificate: &Path, key: &Path) -> Result<Acceptor, TlsEr
     let mut settings = TlsSettings::intermediate("", "").expect("the two paths are only kept");
     settings.set_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     settings.enable_h2();
-    Ok(settings.build())
+    Ok(HttpsAcceptor(Arc::new(settings.build())))
 }

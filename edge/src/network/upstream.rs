@@ -9,14 +9,20 @@ use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use pingora_http::RequestHeader;
 use policy::Node;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// Connections to all nodes, under this edge's identity.
 pub(crate) struct Upstreams {
     connector: Connector,
+    /// By server name, of which there are as many as nodes in the routing table.
+    dials: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
-/// One request whose head was answered.
+/// One request whose head was answered. Dropping it resets the stream: the node learns at once that nobody wants
+/// the rest.
 pub(crate) struct Upstream {
     peer: HttpPeer,
     session: HttpSession,
@@ -47,7 +53,7 @@ impl Upstreams {
         let path = |path: &std::path::Path| path.to_string_lossy().into_owned();
         options.ca_file = Some(path(&identity.authority));
         options.cert_key_file = Some((path(&identity.certificate), path(&identity.key)));
-        Self { connector: Connector::new(Some(options)) }
+        Self { connector: Connector::new(Some(options)), dials: Mutex::default() }
     }
 
     /// Sends a request and waits for the head of the answer.
@@ -62,17 +68,17 @@ impl Upstreams {
     ) -> Result<Upstream, UpstreamError> {
         let peer = peer(node);
         // A pooled connection may have died unseen; that says nothing of the node, so one more try is free.
-        let mut reused_before = false;
+        let mut tried_again = false;
         loop {
-            let connected = self.connector.get_http_session(&peer).await;
-            let (mut session, reused) = connected.map_err(UpstreamError::Connect)?;
+            let (mut session, reused) = self.connect(&peer).await?;
             let head = request_head(node, method, path, headers, body.len());
-            session.set_write_timeout(Some(WRITE_STALL_MAX));
+            // A node reads a body only when an engine is free, so a stalled write is no fault before the deadline.
+            session.set_write_timeout(Some(head_deadline));
             session.set_read_timeout(Some(head_deadline));
             let answered = tokio::time::timeout(head_deadline, exchange(&mut session, head, body.clone()));
             match answered.await {
                 Ok(Ok(())) => return Ok(Upstream { peer, session, framer: Framer::default() }),
-                Ok(Err(error)) if reused && !reused_before && !was_reset(&error) => reused_before = true,
+                Ok(Err(error)) if reused && !tried_again && !was_reset(&error) => tried_again = true,
                 Ok(Err(error)) => {
                     session.shutdown().await;
                     return Err(UpstreamError::NoHead(error));
@@ -83,6 +89,21 @@ impl Upstreams {
                 }
             }
         }
+    }
+
+    /// A stream on a pooled connection, or on a new one.
+    async fn connect(&self, peer: &HttpPeer) -> Result<(HttpSession, bool), UpstreamError> {
+        let dials = self.dials(peer).clone();
+        // Pingora takes a connection out of its pool while a stream is opened on it, so all others of a burst
+        // would dial at once; those who wait a moment find it again.
+        let _dial = dials.acquire_owned().await.expect("the semaphore is never closed");
+        self.connector.get_http_session(peer).await.map_err(UpstreamError::Connect)
+    }
+
+    fn dials(&self, peer: &HttpPeer) -> Arc<Semaphore> {
+        let mut dials = self.dials.lock().expect("no holder of this lock panics");
+        let of_node = dials.entry(peer.sni.clone());
+        of_node.or_insert_with(|| Arc::new(Semaphore::new(DIALS_AT_ONCE_MAX))).clone()
     }
 
     /// Keeps the connection of a finished exchange for the next.
@@ -107,9 +128,13 @@ async fn exchange(
         true => session.finish_request_body().await,
         false => session.write_request_body(body, true).await,
     };
-    // A node that refuses early stops reading; its answer is worth more than the broken write.
-    let head = session.read_response_header().await;
-    if session.response_header().is_some() { head } else { written.and(head) }
+    let Err(unwritten) = written else { return session.read_response_header().await };
+    // A node that refuses early stops reading, and its answer is worth more than the broken write. But an answer
+    // that comes long after is one to half a request.
+    match tokio::time::timeout(EARLY_ANSWER_MAX, session.read_response_header()).await {
+        Ok(Ok(())) if session.response_header().is_some_and(|head| head.status != 200) => Ok(()),
+        _ => Err(unwritten),
+    }
 }
 
 impl Upstream {
@@ -122,8 +147,8 @@ impl Upstream {
     }
 
     /// Reads the next bytes of a stream into its framer; false at a clean end.
-    pub(crate) async fn read_events(&mut self, stall: Duration) -> Result<bool, UpstreamError> {
-        match self.read(stall).await? {
+    pub(crate) async fn read_events(&mut self) -> Result<bool, UpstreamError> {
+        match self.session.read_response_body().await.map_err(UpstreamError::Broken)? {
             Some(bytes) => {
                 self.framer.push(&bytes)?;
                 Ok(true)
@@ -136,33 +161,23 @@ impl Upstream {
         &mut self.framer
     }
 
-    /// The whole body of an answer that is no stream; cut at `bytes_max`.
+    /// The whole body of an answer that is no stream; `None` if it is longer than the bound.
     pub(crate) async fn read_all(
         &mut self,
         bytes_max: usize,
-        stall: Duration,
-    ) -> Result<Vec<u8>, UpstreamError> {
-        let mut all = Vec::new();
-        while let Some(bytes) = self.read(stall).await? {
-            let room = bytes_max - all.len();
-            all.extend_from_slice(&bytes[..bytes.len().min(room)]);
-            if all.len() == bytes_max {
-                break;
+        deadline: Duration,
+    ) -> Result<Option<Vec<u8>>, UpstreamError> {
+        let read = async {
+            let mut all = Vec::new();
+            while let Some(bytes) = self.session.read_response_body().await.map_err(UpstreamError::Broken)? {
+                if all.len() + bytes.len() > bytes_max {
+                    return Ok(None);
+                }
+                all.extend_from_slice(&bytes);
             }
-        }
-        Ok(all)
-    }
-
-    async fn read(&mut self, stall: Duration) -> Result<Option<Bytes>, UpstreamError> {
-        match tokio::time::timeout(stall, self.session.read_response_body()).await {
-            Ok(read) => read.map_err(UpstreamError::Broken),
-            Err(_) => Err(UpstreamError::Stalled(stall)),
-        }
-    }
-
-    /// Tells the node at once that nobody wants the rest.
-    pub(crate) async fn cancel(mut self) {
-        self.session.shutdown().await;
+            Ok(Some(all))
+        };
+        tokio::time::timeout(deadline, read).await.unwrap_or(Err(UpstreamError::Stalled(deadline)))
     }
 }
 
@@ -200,10 +215,12 @@ fn request_head(
 
 const CONNECT_MAX: Duration = Duration::from_secs(1);
 const CONNECT_WITH_TLS_MAX: Duration = Duration::from_secs(3);
-const WRITE_STALL_MAX: Duration = Duration::from_secs(10);
+const EARLY_ANSWER_MAX: Duration = Duration::from_secs(1);
 const IDLE_MAX: Duration = Duration::from_secs(60);
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const IDLE_CONNECTIONS_MAX: usize = 1024;
+/// Few enough that a burst shares connections, enough that one slow handshake holds up nobody.
+const DIALS_AT_ONCE_MAX: usize = 4;
 /// Beyond this many a lost packet would hold up too many streams at once.
 const STREAMS_PER_CONNECTION: usize = 100;
 /// Some hundred events: a slow client makes its engine wait rather than fill the edge's memory.

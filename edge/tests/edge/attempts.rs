@@ -40,6 +40,7 @@ async fn a_failure_before_the_first_event_is_invisible() {
         Act::BreakAfter(0),
         Act::EndAfter(0),
         Act::Corrupt(0),
+        Act::Lie,
     ] {
         world.near.will([act.clone()]);
         world.far.will([]);
@@ -83,6 +84,9 @@ async fn a_whole_answer_survives_a_broken_stream() {
         assert_eq!(got.status, 200, "{act:?}: {}", got.body);
         assert!(got.body.contains(&TEXTS.concat()), "{act:?}: {}", got.body);
         assert!(got.body.contains(r#""completion_tokens":3,"total_tokens":6"#), "{act:?}: {}", got.body);
+        let [retried] = &world.far.seen()[..] else { panic!("{act:?}: one retry") };
+        assert_eq!(retried.headers[header::TRIED], "us-east/n1/0-0", "{act:?}");
+        world.far.will([]);
     }
 }
 
@@ -105,6 +109,7 @@ async fn three_attempts_are_enough() {
     let got = world.ask(STREAM).await;
     assert_eq!(got.status, 503, "{}", got.body);
     assert!(got.body.contains("upstream_failed") && got.headers.contains_key("retry-after"), "{}", got.body);
+    assert!(!got.body.contains("us-east") && !got.body.contains("eu-west"), "no client learns of regions");
     assert_eq!((world.near.seen().len(), world.far.seen().len()), (2, 1));
 }
 

@@ -35,6 +35,8 @@ pub enum Act {
     Corrupt(usize),
     /// A head and one event, then silence until the edge leaves.
     Hang,
+    /// A head that tells of more prompt tokens than there can be.
+    Lie,
 }
 
 /// What reached a node.
@@ -134,7 +136,7 @@ async fn play(stage: Arc<Stage>, request: Request<Incoming>) -> Result<Response<
             let prompt = PrefixHash::of_prompt(&[1, 2, 3]);
             let answer = answer
                 .header("content-type", "text/event-stream")
-                .header(header::PROMPT_TOKENS, "3")
+                .header(header::PROMPT_TOKENS, if streamed == Act::Lie { u64::MAX } else { 3 })
                 .header(header::PREFIX_HASH, prompt.to_string());
             answer.body(stream(&stage, &streamed, prompt)).unwrap()
         }

@@ -24,6 +24,8 @@ pub enum BrokenAnswer {
     BadChunk,
     #[error("the stream ended without a finish reason")]
     Unfinished,
+    #[error("the answer is longer than {TEXT_BYTES_MAX} bytes")]
+    TooLong,
 }
 
 #[derive(Debug)]
@@ -48,7 +50,11 @@ impl Assembler {
                 Endpoint::Chat => choice.delta.and_then(|delta| delta.content),
                 Endpoint::Completions => choice.text,
             };
-            self.text.push_str(&text.unwrap_or_default());
+            let text = text.unwrap_or_default();
+            if self.text.len() + text.len() > TEXT_BYTES_MAX {
+                return Err(BrokenAnswer::TooLong);
+            }
+            self.text.push_str(&text);
             self.finish_reason = self.finish_reason.or(choice.finish_reason);
         }
         Ok(())
@@ -89,6 +95,9 @@ impl Assembler {
         Ok(json.expect("strings and numbers always serialise"))
     }
 }
+
+/// A million tokens are some 4 MiB; only a broken engine goes on for longer.
+const TEXT_BYTES_MAX: usize = 16 << 20;
 
 #[derive(Deserialize)]
 struct Chunk<'a> {
@@ -169,5 +178,13 @@ mod tests {
         half.add(&chunk("Hel", None)).unwrap();
         assert_eq!(half.finish(Usage::new(1, 1)), Err(BrokenAnswer::Unfinished));
         assert_eq!(Assembler::new(Endpoint::Chat).add(b"{"), Err(BrokenAnswer::BadChunk));
+    }
+
+    #[test]
+    fn an_endless_answer_is_refused() {
+        let mut endless = Assembler::new(Endpoint::Chat);
+        let piece = chunk(&"x".repeat(1 << 20), None);
+        let refused = (0..20).find_map(|_| endless.add(&piece).err());
+        assert_eq!(refused, Some(BrokenAnswer::TooLong));
     }
 }
