@@ -1,4 +1,4 @@
-//! Asks each node once a second how it is, and how far away; one that serves nothing, more often.
+//! Asks each node once a second how it is; one that serves nothing, more often.
 
 use crate::Edge;
 use policy::{Node, NodeKey};
@@ -27,7 +27,7 @@ async fn probe(edge: Arc<Edge>, key: NodeKey, node: Node) {
         let is_down = {
             let mut health = edge.health();
             match &answered {
-                Some(frames) => health.probe_answered(&key, frames, asked.elapsed(), now),
+                Some(frames) => health.probe_answered(&key, frames, now),
                 None => health.probe_missed(&key),
             }
             health.node(&key).is_some_and(policy::NodeHealth::is_down)

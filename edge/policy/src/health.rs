@@ -24,7 +24,6 @@ pub struct NodeHealth {
     load: BTreeMap<ModelVersion, Heard>,
     /// Set by the first whole answer to a probe: only then an absent version means "not here".
     load_complete_at: Option<Monotonic>,
-    pub round_trip: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -74,16 +73,9 @@ impl Health {
     }
 
     /// A probe was answered with the load of every version on the node.
-    pub fn probe_answered(
-        &mut self,
-        key: &NodeKey,
-        frames: &[(ModelVersion, LoadFrame)],
-        round_trip: Duration,
-        now: Monotonic,
-    ) {
+    pub fn probe_answered(&mut self, key: &NodeKey, frames: &[(ModelVersion, LoadFrame)], now: Monotonic) {
         let Some(node) = self.nodes.get_mut(key) else { return };
         node.probes_missed = 0;
-        node.round_trip = Some(round_trip);
         node.load_complete_at = Some(now);
         node.load.retain(|version, _| frames.iter().any(|(known, _)| known == version));
         for (version, frame) in frames {
@@ -191,7 +183,7 @@ mod tests {
     fn a_version_absent_from_a_whole_picture_is_not_ready() {
         let key = NodeKey { region: "us-east".parse().unwrap(), node: "n1".parse().unwrap() };
         let mut health = Health { nodes: BTreeMap::from([(key.clone(), NodeHealth::default())]) };
-        health.probe_answered(&key, &[(version(1), frame(1, 2))], Duration::ZERO, at(0));
+        health.probe_answered(&key, &[(version(1), frame(1, 2))], at(0));
         let node = health.node(&key).unwrap();
         assert_eq!(node.readiness(version(1), at(1)), Readiness::Ready);
         assert_eq!(node.readiness(version(2), at(1)), Readiness::NotReady);

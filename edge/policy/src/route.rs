@@ -203,7 +203,7 @@ mod tests {
     fn report(health: &mut Health, node: &str, state: LoadState, replicas: u32, now: Monotonic) {
         let frame = LoadFrame { state, replicas, ..LoadFrame::default() };
         let frames = [(ModelVersion::from_digest(VERSION), frame)];
-        health.probe_answered(&key(node), &frames, Duration::ZERO, now);
+        health.probe_answered(&key(node), &frames, now);
     }
 
     #[test]

@@ -23,5 +23,5 @@ pub use id::{KeyId, ReplicaId, RequestId};
 pub use load::{LoadFrame, LoadState};
 pub use name::{BadName, ModelName, NodeName, RegionName, TenantName, ZoneName};
 pub use time::{Monotonic, UnixMs};
-pub use units::{Place, Priority, Tokens};
+pub use units::{Place, Priority};
 pub use version::{BadVersion, ModelVersion};

@@ -3,12 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A count of model tokens.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize,
-)]
-pub struct Tokens(pub u64);
-
 /// What yields first when there is too little room: batch, then standard, then interactive.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize,
