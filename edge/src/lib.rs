@@ -147,7 +147,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     }
     let probes = tokio::spawn(probe::probe_all(edge.clone()));
     let admin = tokio::spawn(axum::serve(admin, admin::routes(edge.clone())).into_future());
-    tracing::info!(region = %config.region, edge = %config.name, listen = ?config.listen, "edge serves");
+    tracing::info!(region = %config.region, edge = %config.name, "edge serves");
 
     shutdown.cancelled().await;
     tracing::info!(in_flight = edge.metrics.requests_in_flight.get(), "edge drains");

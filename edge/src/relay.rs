@@ -128,7 +128,7 @@ async fn advance(client: &mut Client, stream: &mut Stream) -> Result<Result<(), 
 /// is withheld.
 async fn end_broken(client: &mut Client, mut events: Vec<u8>) -> Result<(), Stop> {
     let error =
-        ErrorObject::new("the answer was cut off: its engine failed", "server_error", "stream_interrupted");
+        ErrorObject::new("the answer was cut off before its end", "server_error", "stream_interrupted");
     write_event(&mut events, None, error.to_json().as_bytes());
     client.write(events.into(), true).await?;
     Ok(())
