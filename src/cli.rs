@@ -8,7 +8,9 @@ use crate::sandbox::{self, existing, known_region};
 use crate::say::say;
 use crate::{check, duration, role, stdout};
 use anyhow::Context;
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use engine::start::{PREFILL_CHUNK_MAX, QUEUE_MAX, SLOTS_MAX, THREADS_MAX};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -154,19 +156,19 @@ struct Engine {
     #[arg(long, value_name = "NAME")]
     served_name: Option<ModelName>,
     /// CPU threads [default: all cores]
-    #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", value_parser = number(1, THREADS_MAX))]
+    threads: Option<usize>,
     /// Sequences that run at once
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = number(1, SLOTS_MAX))]
     slots: usize,
     /// Requests that wait while all slots are taken
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = number(0, QUEUE_MAX))]
     queue_max: usize,
     /// Tokens that the KV cache holds [default: a full context for each slot]
     #[arg(long, value_name = "N")]
     kv_tokens: Option<usize>,
     /// Prompt tokens computed in one step
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = number(1, PREFILL_CHUNK_MAX))]
     prefill_chunk: usize,
     /// The least time of one step, such as 20ms; 0 is as fast as it goes
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration::parse)]
@@ -270,14 +272,18 @@ impl Engine {
                 manifest.name.parse().context("the manifest's name cannot be served; give --served-name")?
             }
         };
-        let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let cores = || {
+            let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+            cores.min(THREADS_MAX)
+        };
+        let threads = NonZeroUsize::new(self.threads.unwrap_or_else(cores));
         Ok(engine::Config {
             listen: self.listen,
             model_dir: self.model,
             version: self.version,
             replica: self.replica,
             served_name,
-            threads: self.threads.unwrap_or_else(cores),
+            threads: threads.unwrap_or(NonZeroUsize::MIN),
             slots: self.slots,
             queue_max: self.queue_max,
             kv_tokens: self.kv_tokens.unwrap_or_else(|| self.slots.saturating_mul(manifest.context_length)),
@@ -285,6 +291,10 @@ impl Engine {
             step_time: self.step_time,
         })
     }
+}
+
+fn number(min: usize, max: usize) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(min as u64..=max as u64)
 }
 
 impl RoleName {
@@ -325,6 +335,23 @@ mod tests {
         };
         assert_eq!(engine.step_time, Duration::from_millis(20));
         assert_eq!(engine.replica.unwrap().to_string(), "us-east/n1/0-3");
+    }
+
+    #[test]
+    fn impossible_numbers_are_wrong_usage() {
+        for flag in [
+            "--slots 0",
+            "--slots 4097",
+            "--slots 18446744073709551615",
+            "--threads 0",
+            "--threads 100000",
+            "--queue-max 65537",
+            "--prefill-chunk 0",
+            "--prefill-chunk 65537",
+        ] {
+            let line = format!("rhumb engine --model /m --listen 127.0.0.1:7500 {flag}");
+            assert_eq!(Cli::try_parse_from(line.split(' ')).unwrap_err().exit_code(), 2, "{flag}");
+        }
     }
 
     #[test]

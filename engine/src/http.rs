@@ -10,9 +10,10 @@ use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderName, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{AppendHeaders, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use openai::Endpoint;
@@ -22,7 +23,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use types::{LoadState, ModelName, ReplicaId};
+use types::{LoadState, ModelName, ReplicaId, header as internal};
 
 /// What requests are answered from.
 #[derive(Debug)]
@@ -118,10 +119,11 @@ async fn models(State(served): State<Arc<Served>>) -> Response {
     json(&ModelList::new(vec![served.listed()]))
 }
 
-async fn model(State(served): State<Arc<Served>>, Path(name): Path<String>) -> Response {
-    match name == served.name.as_str() {
-        true => json(&served.listed()),
-        false => Refusal::NoSuchModel.into_response(),
+/// A name that is no UTF-8 is no model's either.
+async fn model(State(served): State<Arc<Served>>, name: Result<Path<String>, PathRejection>) -> Response {
+    match name {
+        Ok(Path(name)) if name == served.name.as_str() => json(&served.listed()),
+        Ok(_) | Err(_) => Refusal::NoSuchModel.into_response(),
     }
 }
 
@@ -133,12 +135,15 @@ async fn livez() -> &'static str {
     "ok\n"
 }
 
-async fn readyz(State(served): State<Arc<Served>>) -> (StatusCode, &'static str) {
-    match served.queue.state() {
+/// Says who is ready: an agent must not take another process on the port for the one it started.
+async fn readyz(State(served): State<Arc<Served>>) -> impl IntoResponse {
+    let replica = served.replica.as_ref().map(|replica| (name(internal::REPLICA), replica.to_string()));
+    let (status, text) = match served.queue.state() {
         LoadState::Serving => (StatusCode::OK, "ok\n"),
         LoadState::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         LoadState::Starting => (StatusCode::SERVICE_UNAVAILABLE, "the step loop is dead\n"),
-    }
+    };
+    (status, AppendHeaders(replica), text)
 }
 
 async fn metrics(State(served): State<Arc<Served>>) -> impl IntoResponse {
@@ -163,5 +168,6 @@ const fn name(name: &'static str) -> HeaderName {
 
 /// What the edge admits, with room for an agent's additions.
 const BODY_BYTES_MAX: usize = (32 << 20) + (64 << 10);
-/// The agent holds the whole body before it sends it over loopback.
-const BODY_TIME_MAX: Duration = Duration::from_secs(30);
+/// Edge and agent pass a body on as it comes, and its client may be slow. The edge's own deadline for it, 140 s, comes
+/// first, so that the edge is the one who speaks.
+const BODY_TIME_MAX: Duration = Duration::from_secs(150);

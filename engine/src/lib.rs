@@ -59,7 +59,7 @@ pub struct Config {
     pub slots: usize,
     /// Requests that wait for a slot.
     pub queue_max: usize,
-    /// Tokens of all sequences whose keys and values are kept; at least one context.
+    /// Tokens of all sequences whose keys and values are kept; at least one context, and rounded up to whole blocks.
     pub kv_tokens: usize,
     /// Prompt tokens computed in one step: more is faster for them and slower for everybody else's next token.
     pub prefill_chunk: usize,
@@ -87,22 +87,25 @@ pub async fn run(
     let listener = start::listen(config.listen).await?;
     let address =
         listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
-    let (config, loaded) =
-        tokio::task::spawn_blocking(move || start::load(&config).map(|loaded| (config, loaded)))
-            .await
-            .expect("loading neither panics nor is cancelled")?;
+    let loading = tokio::task::spawn_blocking(move || start::load(&config).map(|loaded| (config, loaded)));
+    let (config, loaded) = tokio::select! {
+        biased;
+        // Large weights take minutes to read. The reading goes on in its thread, for nobody, until the process ends.
+        () = shutdown.cancelled() => return Ok(()),
+        loaded = loading => loaded.expect("loading neither panics nor is cancelled")?,
+    };
     let mut boot = [0; 8];
     getrandom::fill(&mut boot).map_err(StartError::NoRandomness)?;
-    let load = Arc::new(Load::new(u64::from_le_bytes(boot), config.slots, config.kv_tokens));
-    let metrics = Arc::new(Metrics::new(config.served_name.as_str(), config.kv_tokens));
+    let Loaded { version, context_length, kv_tokens, model, tokenizer, template } = loaded;
+    let load = Arc::new(Load::new(u64::from_le_bytes(boot), config.slots, kv_tokens));
+    let metrics = Arc::new(Metrics::new(config.served_name.as_str(), kv_tokens));
     let (queue, commands) = Queue::new(config.slots, config.queue_max, Arc::clone(&load));
-    let Loaded { version, context_length, model, tokenizer, template } = loaded;
     let tokenizer = Arc::new(tokenizer);
     let generator = Generator::new(
         model,
         Arc::clone(&tokenizer),
         Limits { slots: config.slots, prefill_chunk: config.prefill_chunk },
-        config.kv_tokens,
+        kv_tokens,
         config.step_time,
         load,
         Arc::clone(&metrics),

@@ -7,7 +7,7 @@ pub mod weights;
 
 pub use config::Config;
 
-use crate::backend::cpu::{Cpu, KvCache, KvShape, Place};
+use crate::backend::cpu::{Cpu, KvCache, Place};
 use crate::kv::blocks_for;
 use std::path::Path;
 use weights::{StoredMatrix, Weights, WeightsError};
@@ -78,8 +78,7 @@ impl Model {
 
     /// An empty cache of so many blocks.
     pub fn cache(&self, blocks: usize) -> KvCache {
-        let Config { layers, kv_heads, head_dim, .. } = self.config;
-        KvCache::new(KvShape { layers, heads: kv_heads, head_dim }, blocks)
+        KvCache::new(self.config.kv_shape(), blocks)
     }
 
     /// Computes all parts in one step; one row of logits for each part that wants them, in order.

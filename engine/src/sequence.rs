@@ -94,7 +94,7 @@ impl Sequence {
         }
         let mut out = Piece::default();
         if let Some(piece) = self.detokenizer.push(token, tokenizer)? {
-            match self.stops.push(piece) {
+            match self.release(piece) {
                 Release::Stop(last) => return Ok(Progress::Ended(last, FinishReason::Stop)),
                 Release::Go(piece) => out = piece,
             }
@@ -105,10 +105,15 @@ impl Sequence {
         Ok(Progress::Ended(out.followed_by(self.rest(tokenizer)?), FinishReason::Length))
     }
 
+    /// Text of the first `min_tokens` goes out as it is: a stop string that begins there ends nothing.
+    fn release(&mut self, piece: Piece) -> Release {
+        if self.generated() <= self.min_tokens { Release::Go(piece) } else { self.stops.push(piece) }
+    }
+
     /// Everything that was held back.
     fn rest(&mut self, tokenizer: &Tokenizer) -> Result<Piece, TokenizeError> {
         let unfinished = self.detokenizer.finish(tokenizer)?;
-        Ok(match self.stops.push(unfinished) {
+        Ok(match self.release(unfinished) {
             Release::Stop(last) => last,
             Release::Go(piece) => piece.followed_by(self.stops.flush()),
         })

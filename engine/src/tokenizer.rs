@@ -45,6 +45,9 @@ impl Tokenizer {
         Ok(Self { inner, token_bytes_max, ids, context })
     }
 
+    /// A special token that is spelled out in a text becomes that token, as in Hugging Face and vLLM: a user's message
+    /// can end its own turn and begin another. Roles in a prompt are form, and no border between who may say what.
+    ///
     /// `special` adds what the tokenizer puts around a text of its own accord, such as a first token.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, TokenizeError> {
         let encoding = self.inner.encode_fast(text, special);

@@ -127,7 +127,7 @@ impl Dispatch {
     /// A request has left its seat.
     pub fn free(&mut self, version: ModelVersion, replica: &ReplicaId) -> Vec<Order> {
         let Some(line) = self.lines.get_mut(&version) else { return Vec::new() };
-        // A replica that is gone took its seats along, and its id never comes back.
+        // A replica that is gone took its seats along, and its id does not come back while this agent lives.
         let Some(seats) = line.replicas.get_mut(replica) else { return Vec::new() };
         seats.running = seats.running.saturating_sub(1);
         line.settle()

@@ -2,6 +2,7 @@
 
 use crate::asked::Asked;
 use crate::forward::forward;
+use crate::lobby::Lobby;
 use crate::metrics::ConnectionRefused;
 use crate::node::Node;
 use crate::refusal::{Refusal, visible};
@@ -39,9 +40,10 @@ pub struct Ingress {
 struct Door {
     acceptor: TlsAcceptor,
     cluster: String,
-    /// Two counts, so that strangers who never finish a handshake cannot take the place of edges.
-    handshakes: Semaphore,
-    connections: Arc<Semaphore>,
+    /// Two counts, so that strangers who never finish a handshake cannot take the place of edges: a connection is
+    /// one only once it has proved to be an edge's, and until then each host has its share of the lobby.
+    lobby: Lobby,
+    connections: Semaphore,
 }
 
 impl Ingress {
@@ -49,8 +51,8 @@ impl Ingress {
         let door = Door {
             acceptor: TlsAcceptor::from(identity.server_config()),
             cluster: identity.name().cluster.clone(),
-            handshakes: Semaphore::new(HANDSHAKES_MAX),
-            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            lobby: Lobby::new(),
+            connections: Semaphore::new(CONNECTIONS_MAX),
         };
         Ok(Self { listener: TcpListener::bind(address).await?, node, door: Arc::new(door) })
     }
@@ -94,7 +96,8 @@ async fn welcome(
     stop: CancellationToken,
 ) {
     let refuse = |reason| node.metrics.count_refused(reason);
-    let Ok(handshake) = door.handshakes.try_acquire() else { return refuse(ConnectionRefused::TooMany) };
+    let Some(visit) = door.lobby.enter(from.ip()) else { return refuse(ConnectionRefused::TooMany) };
+    let Some(turn) = visit.turn().await else { return refuse(ConnectionRefused::TooMany) };
     let stream = match shake_hands(stream, door).await {
         Ok(stream) => stream,
         Err(error) => {
@@ -106,7 +109,8 @@ async fn welcome(
         warn!(%from, error = &error as &dyn std::error::Error, "connection refused: not an edge of this cluster");
         return refuse(ConnectionRefused::NotAnEdge);
     }
-    drop(handshake);
+    drop(turn);
+    drop(visit);
     let Ok(_place) = door.connections.try_acquire() else { return refuse(ConnectionRefused::TooMany) };
     node.metrics.connections.inc();
     serve(stream, node, stop).await;
@@ -219,8 +223,8 @@ pub const LOAD: &str = "/rhumb/v1/load";
 
 /// As many as the edges of a large fleet that dial one node, several in each process.
 const CONNECTIONS_MAX: usize = 256;
-const HANDSHAKES_MAX: usize = 64;
-const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// Several round trips around the world, and no longer: a silent stranger keeps somebody else waiting.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Above any queue and all slots of a node, so that the queue's bound is the one that speaks.
 const STREAMS_MAX: u32 = 1024;

@@ -83,7 +83,9 @@ fn open_log(path: &Path, replica: &ReplicaId) -> io::Result<(File, File)> {
     Ok((log.try_clone()?, log))
 }
 
-/// An engine that crashes for weeks fills no disk: at each start a log of this size makes room for a new one.
+/// At each start a log longer than this makes room for a new one, and one such is kept: an engine that crashes for
+/// weeks fills no disk. What one process writes during its life is not bounded here; an engine logs changes of
+/// state and no requests.
 const LOG_MAX: u64 = 64 * 1024 * 1024;
 
 #[cfg(test)]

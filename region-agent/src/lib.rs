@@ -8,8 +8,8 @@
 //! [`life`] what happens to a replica (pure) · [`supervise`] does it · [`launch`] starts processes · [`probe`] asks
 //! them how they are · [`admin`] and [`metrics`] what operators see.
 //!
-//! And a request's way: [`ingress`] who may come in · [`asked`] what the edge wants · [`forward`] step by step ·
-//! [`dispatch`] who gets which seat (pure) · [`slot`] hands seats out · [`engine`] connections to one engine ·
+//! And a request's way: [`ingress`] who may come in · [`lobby`] where they wait for that · [`asked`] what the edge
+//! wants · [`forward`] step by step · [`dispatch`] who gets which seat (pure) · [`slot`] hands seats out · [`engine`] connections to one engine ·
 //! [`upload`] the body going there · [`relay`] and [`load_comment`] the answer coming back · [`refusal`] the node's
 //! own word · [`visit`] counts how it ended · [`load`] what the node says of itself (pure) · [`node`] what all share.
 
@@ -25,6 +25,7 @@ mod launch;
 mod life;
 mod load;
 mod load_comment;
+mod lobby;
 mod metrics;
 pub mod node;
 mod probe;

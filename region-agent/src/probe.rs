@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::HOST;
-use http::{HeaderValue, Request, StatusCode};
+use http::{HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -24,11 +24,11 @@ pub enum Unanswered {
 }
 
 /// On a connection of its own, so that an answer proves that the engine still accepts any.
-pub async fn get(address: SocketAddr, path: &'static str) -> Result<(StatusCode, Bytes), Unanswered> {
+pub async fn get(address: SocketAddr, path: &'static str) -> Result<Response<Bytes>, Unanswered> {
     tokio::time::timeout(PATIENCE, ask(address, path)).await.map_err(|_| Unanswered::Late)?
 }
 
-async fn ask(address: SocketAddr, path: &'static str) -> Result<(StatusCode, Bytes), Unanswered> {
+async fn ask(address: SocketAddr, path: &'static str) -> Result<Response<Bytes>, Unanswered> {
     let stream = TcpStream::connect(address).await.map_err(Unanswered::Connect)?;
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(Unanswered::Broken)?;
@@ -38,9 +38,9 @@ async fn ask(address: SocketAddr, path: &'static str) -> Result<(StatusCode, Byt
     request.headers_mut().insert(HOST, host);
     let answer = async {
         let answer = sender.send_request(request).await.map_err(Unanswered::Broken)?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await;
-        Ok((status, body.map_err(Unanswered::Unreadable)?.to_bytes()))
+        let (head, body) = answer.into_parts();
+        let body = Limited::new(body, ANSWER_MAX).collect().await;
+        Ok(Response::from_parts(head, body.map_err(Unanswered::Unreadable)?.to_bytes()))
     };
     // Driven here rather than in a task, so that giving up closes the connection.
     tokio::pin!(answer);

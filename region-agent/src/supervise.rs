@@ -7,6 +7,8 @@ use crate::launch::{Launcher, Process};
 use crate::life::{Act, Event, Life, Stage};
 use crate::node::Node;
 use crate::probe;
+use bytes::Bytes;
+use http::{Response, StatusCode};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
-use types::{Monotonic, ReplicaId};
+use types::{Monotonic, ReplicaId, header};
 
 /// What is in a place now, for operators.
 #[derive(Debug, Clone)]
@@ -233,7 +235,7 @@ async fn observe(engine: &Engine, stage: Stage, probes: &mut Probes) -> Event {
     match stage {
         Stage::Starting => loop {
             tokio::time::sleep_until(probes.next).await;
-            let is_ready = is_ok(engine, "/readyz").await;
+            let is_ready = is_ready(engine).await;
             probes.next = Instant::now() + READY_EVERY;
             if is_ready {
                 return Event::Ready;
@@ -245,7 +247,7 @@ async fn observe(engine: &Engine, stage: Stage, probes: &mut Probes) -> Event {
                 () = engine.doubt.notified(), if !probes.is_missed => {}
             }
             let asked_at = Instant::now();
-            probes.is_missed = !is_ok(engine, "/livez").await;
+            probes.is_missed = ask(engine, "/livez").await.is_none();
             probes.next = asked_at + PROBE_EVERY;
             if probes.is_missed {
                 return Event::ProbeMissed;
@@ -257,14 +259,22 @@ async fn observe(engine: &Engine, stage: Stage, probes: &mut Probes) -> Event {
     }
 }
 
-async fn is_ok(engine: &Engine, path: &'static str) -> bool {
-    matches!(probe::get(engine.address, path).await, Ok((http::StatusCode::OK, _)))
+/// Another process may hold the port, ready as it says; it is not this replica.
+async fn is_ready(engine: &Engine) -> bool {
+    let Some(answer) = ask(engine, "/readyz").await else { return false };
+    let replica = answer.headers().get(header::REPLICA).and_then(|replica| replica.to_str().ok());
+    replica == Some(engine.replica.to_string().as_str())
+}
+
+/// None unless the answer is 200.
+async fn ask(engine: &Engine, path: &'static str) -> Option<Response<Bytes>> {
+    probe::get(engine.address, path).await.ok().filter(|answer| answer.status() == StatusCode::OK)
 }
 
 /// A reading that fails leaves the last one; whether the engine lives is the probe's business.
 async fn read_load(engine: &Engine) {
-    let Ok((http::StatusCode::OK, text)) = probe::get(engine.address, ingress::LOAD).await else { return };
-    if let Some(load) = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()) {
+    let Some(answer) = ask(engine, ingress::LOAD).await else { return };
+    if let Some(load) = std::str::from_utf8(answer.body()).ok().and_then(|text| text.trim().parse().ok()) {
         engine.observe(load);
     }
 }

@@ -14,6 +14,8 @@ use serde_json::Value;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -27,21 +29,26 @@ const ARGUMENTS: &str = "STAND_IN_ARGUMENTS";
 #[ignore = "this is no test but the program that the other tests start"]
 fn stand_in() {
     let Ok(arguments) = std::env::var(ARGUMENTS) else { return };
-    let listen = arguments.split(' ').skip_while(|word| *word != "--listen").nth(1).unwrap().to_owned();
+    let listen = argument(&arguments, "--listen");
     assert_eq!(std::env::var("RHUMB_LIFELINE").unwrap(), "stdin");
     std::thread::spawn(|| {
         std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).unwrap();
         std::process::exit(0);
     });
+    let replica = argument(&arguments, "--replica");
     eprintln!("arguments: {arguments}");
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let load = "boot=1 seq=1 state=serving kv_free=5";
         let pages = Router::new()
-            .route("/readyz", get(async || "ok"))
+            .route("/readyz", get(async move || ([("rhumb-replica", replica)], "ok")))
             .route("/livez", get(async || "ok"))
             .route("/rhumb/v1/load", get(async move || load));
         axum::serve(tokio::net::TcpListener::bind(listen).await.unwrap(), pages).await.unwrap();
     });
+}
+
+fn argument(arguments: &str, flag: &str) -> String {
+    arguments.split(' ').skip_while(|word| *word != flag).nth(1).unwrap().to_owned()
 }
 
 /// An agent in a directory of its own.
@@ -195,6 +202,40 @@ async fn a_hanging_engine_is_replaced() {
     assert!(!is_alive(pid(&page)));
     shutdown.cancel();
     ended(agent).await;
+}
+
+#[tokio::test]
+async fn a_stranger_on_the_port_is_not_the_engine() {
+    for stranger_says in ["", "us-east/n2/0-0"] {
+        let mut world = World::new();
+        // It lives, and does not come to listen.
+        let program = world.dir.path().join("slow.sh");
+        std::fs::write(&program, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        world.file.program = Some(program);
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        let readyz = async move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            ([("rhumb-replica", stranger_says)], "ok")
+        };
+        let listener = tokio::net::TcpListener::bind(&world.file.engines[0].listen).await.unwrap();
+        let pages = Router::new().route("/readyz", get(readyz)).route("/livez", get(async || "ok"));
+        tokio::spawn(async move { axum::serve(listener, pages).await });
+
+        let shutdown = CancellationToken::new();
+        let agent = tokio::spawn(region_agent::run(world.config(), shutdown.clone()));
+        world.until("us-east/n1/0-0", "starting").await;
+        let begun = Instant::now();
+        // The third question comes after the answer to the second was judged.
+        while asked.load(Ordering::Relaxed) < 3 {
+            assert!(begun.elapsed() < Duration::from_secs(30), "the stranger was believed, or never asked");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(world.replicas().await.unwrap()["replicas"][0]["state"], "starting");
+        shutdown.cancel();
+        ended(agent).await;
+    }
 }
 
 #[tokio::test]

@@ -28,9 +28,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -251,6 +251,29 @@ fn assert_failure(answer: &Response<Incoming>, status: u16, word: &str, by: Opti
     assert_eq!((answer.status().as_u16(), said.as_deref()), (status, Some(word)));
     let replica_said = answer.headers().get(header::REPLICA).map(|id| id.to_str().unwrap().to_owned());
     assert_eq!(replica_said, by.map(|number| replica(number).to_string()));
+}
+
+#[tokio::test]
+async fn silent_strangers_do_not_shut_an_edge_out() {
+    let world = World::new().await;
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        silent.push(socket.connect(world.address).await.unwrap());
+    }
+    let begun = Instant::now();
+    within(world.edge()).await;
+    assert!(begun.elapsed() < Duration::from_secs(4), "the edge waited for strangers");
+}
+
+#[tokio::test]
+async fn a_burst_of_edges_comes_in() {
+    let world = World::new().await;
+    let identity = issue(&world.authority, &world.dir, Role::Edge, "e1");
+    let dials = futures_util::future::join_all((0..200).map(|_| world.dial(&identity)));
+    let come_in = within(dials).await.into_iter().filter(Result::is_ok).count();
+    assert_eq!(come_in, 200);
 }
 
 #[tokio::test]

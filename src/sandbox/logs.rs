@@ -68,6 +68,7 @@ pub fn last_lines(path: &Path, count: usize) -> Vec<String> {
 
 /// A start begins with empty logs; those of the start before are kept beside them.
 pub fn put_aside(paths: &Paths, layout: &Layout) -> io::Result<()> {
+    put_up_log_aside(paths)?;
     for region in layout.regions.names() {
         let logs = paths.region_logs(region);
         let before = logs.with_file_name("previous").join(region.as_str());
@@ -79,6 +80,18 @@ pub fn put_aside(paths: &Paths, layout: &Layout) -> io::Result<()> {
         std::fs::create_dir_all(&logs)?;
     }
     Ok(())
+}
+
+/// Copied and emptied rather than moved: a detached `up` appends to it from before it knows that it may start.
+fn put_up_log_aside(paths: &Paths) -> io::Result<()> {
+    let log = paths.up_log();
+    if !log.exists() {
+        return Ok(());
+    }
+    let previous = log.with_file_name("previous");
+    std::fs::create_dir_all(&previous)?;
+    std::fs::copy(&log, previous.join(name(&log)))?;
+    File::options().write(true).open(&log)?.set_len(0)
 }
 
 fn files(paths: &Paths, writer: Writer, region: &RegionName) -> anyhow::Result<Vec<PathBuf>> {
@@ -165,6 +178,7 @@ const END_BYTES: u64 = 16 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     #[test]
     fn the_last_lines_are_few_and_no_log_is_no_error() {
@@ -182,12 +196,18 @@ mod tests {
         let paths = Paths::below(dir.path().to_owned());
         let layout = Layout { subnet: 0, regions: "us-east".parse().unwrap() };
         for start in 0..3 {
+            let up_log = paths.up_log();
+            std::fs::create_dir_all(up_log.parent().unwrap()).unwrap();
+            let mut held = File::options().append(true).create(true).open(&up_log).unwrap();
             put_aside(&paths, &layout).unwrap();
+            write!(held, "up {start}").unwrap();
+            assert_eq!(std::fs::read_to_string(&up_log).unwrap(), format!("up {start}"));
             let log = paths.region_logs(&layout.regions.names()[0]).join("edge.log");
             assert!(!log.exists());
             std::fs::write(log, format!("start {start}")).unwrap();
         }
         let previous = dir.path().join("logs/previous/us-east/edge.log");
         assert_eq!(std::fs::read_to_string(previous).unwrap(), "start 1");
+        assert_eq!(std::fs::read_to_string(dir.path().join("logs/previous/up.log")).unwrap(), "up 1");
     }
 }

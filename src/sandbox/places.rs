@@ -5,13 +5,16 @@ use types::{Place, RegionName};
 
 /// The place of a region. `us-east-1` lies where `us-east` does.
 pub fn of(region: &RegionName) -> Place {
+    known(region).unwrap_or_else(|| anywhere(region.as_str()))
+}
+
+/// None for a name that says nothing of a place.
+pub fn known(region: &RegionName) -> Option<Place> {
     let name = region.as_str();
     let is_known =
         |known: &str| name.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
-    match KNOWN.iter().find(|(known, ..)| is_known(known)) {
-        Some((_, latitude, longitude)) => Place { latitude: *latitude, longitude: *longitude },
-        None => anywhere(name),
-    }
+    let (_, latitude, longitude) = KNOWN.iter().find(|(known, ..)| is_known(known))?;
+    Some(Place { latitude: *latitude, longitude: *longitude })
 }
 
 /// Drawn from the name, so that a region does not move between two starts.

@@ -8,7 +8,7 @@ use crate::sandbox::progress::{Progress, Step, Told, tell};
 use crate::sandbox::ready::{self, NotReady};
 use crate::sandbox::report::{Invocation, Report};
 use crate::sandbox::supervise::{Exit, Supervisor};
-use crate::sandbox::{logs, write};
+use crate::sandbox::{logs, places, write};
 use crate::say::say;
 use crate::{failure, stdout};
 use anyhow::{Context, bail};
@@ -20,6 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Interval;
+use types::Place;
 
 /// What was asked for.
 #[derive(Debug)]
@@ -124,6 +125,10 @@ impl Sandbox {
         let paths = make_data(&wish.data)?;
         let data = claim::data(&paths)?;
         let (subnet, _subnet) = claim::subnet(wish.subnet, &wish.regions)?;
+        for region in wish.regions.names().iter().filter(|region| places::known(region).is_none()) {
+            let Place { latitude, longitude } = places::of(region);
+            say!("{region} is the name of no known place; it is put at {latitude}, {longitude}");
+        }
         let layout = Layout { subnet, regions: wish.regions.clone() };
         let key = write::everything(&layout, &paths, &program, wish.step_time)?;
         logs::put_aside(&paths, &layout).context("cannot put the last start's logs aside")?;
@@ -197,6 +202,10 @@ impl Sandbox {
                     if is_last {
                         return Ok(());
                     }
+                }
+                Event::Signal if self.waiting.is_some() => {
+                    progress.end();
+                    anyhow::bail!("interrupted before everything was ready");
                 }
                 Event::Signal => return Ok(()),
                 // No command could find it any more, not even the one that stops it.

@@ -3,6 +3,7 @@
 use super::ask::{Head, Style};
 use super::refuse::Refusal;
 use super::{Served, name};
+use crate::metrics::Outcome;
 use crate::queue::Event;
 use crate::stop::Piece;
 use axum::body::{Body, Bytes};
@@ -110,7 +111,11 @@ impl Writer {
         let (piece, finish_reason) = match event {
             Some(Event::Text(piece)) => (piece, None),
             Some(Event::End(last, reason)) => (last, Some(reason)),
-            Some(Event::Failed) | None => {
+            failed @ (Some(Event::Failed) | None) => {
+                if failed.is_none() {
+                    // The step loop is gone, and did not count it.
+                    served.metrics.ended(Outcome::Failed);
+                }
                 // No [DONE] follows: clients take a stream without it for broken, which it is.
                 sse::write_event(out, None, Refusal::Lost.to_client().1.to_json().as_bytes());
                 return false;
@@ -165,15 +170,17 @@ pub async fn whole(mut events: Receiver<Event>, mut writer: Writer) -> Result<Re
         let (piece, finish_reason) = match events.recv().await {
             Some(Event::Text(piece)) => (piece, None),
             Some(Event::End(last, reason)) => (last, Some(reason)),
-            Some(Event::Failed) | None => return Err(Refusal::Lost),
+            Some(Event::Failed) => return Err(Refusal::GivenUp),
+            None => return Err(Refusal::Lost),
         };
         let (_, data) = writer.chunk(piece, finish_reason);
-        assembler.add(&data).map_err(|_| Refusal::Lost)?;
+        // The step loop counts it all the same, as ended or as abandoned.
+        assembler.add(&data).map_err(|_| Refusal::GivenUp)?;
         if finish_reason.is_some() {
             break;
         }
     }
-    let answer = assembler.finish(writer.usage()).map_err(|_| Refusal::Lost)?;
+    let answer = assembler.finish(writer.usage()).map_err(|_| Refusal::GivenUp)?;
     Ok(([(header::CONTENT_TYPE, "application/json")], answer).into_response())
 }
 

@@ -104,7 +104,11 @@ fn asked(
         let expected = "one or more of this model's tokens";
         return Err(BadRequest::OutOfRange { param: "prompt", expected }.into());
     }
-    let room = room(served, prompt.len(), &sampling)?;
+    let room = room(served, prompt.len(), &sampling).ok_or_else(|| BadRequest::ContextLengthExceeded {
+        prompt_tokens: prompt.len() as u64,
+        max_tokens: sampling.max_tokens.unwrap_or(1),
+        context_length: served.context_length as u64,
+    })?;
     // The client's own seed wins, so that the same body gives the same answer through any edge.
     let seed = sampling.seed.map_or(head.seed, i64::cast_unsigned);
     let task = Task {
@@ -127,17 +131,20 @@ fn asked(
 
 fn encode(served: &Served, text: &str, sampling: &Sampling, special: bool) -> Result<Vec<u32>, Refusal> {
     // A text that is hopelessly long is refused before anybody spends seconds on tokenising it.
-    room(served, served.tokenizer.tokens_min(text), sampling)?;
+    let tokens_min = served.tokenizer.tokens_min(text);
+    room(served, tokens_min, sampling).ok_or_else(|| BadRequest::ContextLengthExceededByFar {
+        prompt_tokens_min: tokens_min as u64,
+        max_tokens: sampling.max_tokens.unwrap_or(1),
+        context_length: served.context_length as u64,
+    })?;
     Ok(served.tokenizer.encode(text, special)?)
 }
 
-/// Tokens that may follow a prompt of at least so many.
-fn room(served: &Served, prompt_tokens: usize, sampling: &Sampling) -> Result<usize, Refusal> {
-    let context_length = served.context_length as u64;
-    let (prompt_tokens, max_tokens) = (prompt_tokens as u64, sampling.max_tokens.unwrap_or(1));
-    let left = context_length.checked_sub(prompt_tokens).filter(|left| max_tokens <= *left);
-    let exceeded = BadRequest::ContextLengthExceeded { prompt_tokens, max_tokens, context_length };
-    Ok(left.ok_or(exceeded)? as usize)
+/// Tokens that may follow a prompt of so many.
+fn room(served: &Served, prompt_tokens: usize, sampling: &Sampling) -> Option<usize> {
+    let max_tokens = sampling.max_tokens.unwrap_or(1);
+    let left = served.context_length.checked_sub(prompt_tokens)?;
+    (max_tokens <= left as u64).then_some(left)
 }
 
 fn parsed<T: std::str::FromStr>(header: &'static str, text: Option<&str>) -> Result<Option<T>, Refusal> {

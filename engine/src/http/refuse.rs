@@ -37,8 +37,12 @@ pub enum Refusal {
     QueueFull { retry_after_seconds: u64 },
     #[error("the engine is draining and takes nothing new")]
     Draining,
+    /// Before the step loop could count it, or together with the step loop.
     #[error("the engine lost this request")]
     Lost,
+    /// The step loop gave it up, and has counted it.
+    #[error("the engine lost this request")]
+    GivenUp,
 }
 
 impl From<Refused> for Refusal {
@@ -80,7 +84,7 @@ impl Refusal {
             Self::Protocol { .. } => (Failure::Protocol.status(), error(CLIENT, "protocol")),
             Self::QueueFull { .. } => (Failure::QueueFull.status(), error(SERVER, "queue_full")),
             Self::Draining => (Failure::Draining.status(), error(SERVER, "draining")),
-            Self::Lost => (Failure::ReplicaFailed.status(), error(SERVER, "engine_failed")),
+            Self::Lost | Self::GivenUp => (Failure::ReplicaFailed.status(), error(SERVER, "engine_failed")),
         }
     }
 
@@ -90,7 +94,7 @@ impl Refusal {
             Self::Protocol { .. } => Some(Failure::Protocol),
             Self::QueueFull { .. } => Some(Failure::QueueFull),
             Self::Draining => Some(Failure::Draining),
-            Self::Lost => Some(Failure::ReplicaFailed),
+            Self::Lost | Self::GivenUp => Some(Failure::ReplicaFailed),
             _ => None,
         }
     }
@@ -99,7 +103,8 @@ impl Refusal {
     pub fn outcome(&self) -> Option<Outcome> {
         match self {
             Self::QueueFull { .. } | Self::Draining => Some(Outcome::TurnedAway),
-            Self::Lost => None,
+            Self::Lost => Some(Outcome::Failed),
+            Self::GivenUp => None,
             _ => Some(Outcome::Refused),
         }
     }

@@ -3,6 +3,7 @@
 //! Whatever would change the arithmetic and is not implemented is refused here, by name: a model that loads
 //! computes what its makers meant.
 
+use crate::backend::cpu::KvShape;
 use serde::Deserialize;
 use std::path::Path;
 
@@ -127,6 +128,11 @@ impl TryFrom<File> for Config {
 }
 
 impl Config {
+    /// What one token keeps in the cache.
+    pub fn kv_shape(&self) -> KvShape {
+        KvShape { layers: self.layers, heads: self.kv_heads, head_dim: self.head_dim }
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let sizes = [
             self.vocabulary,

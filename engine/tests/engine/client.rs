@@ -63,8 +63,7 @@ impl Engine {
     }
 
     pub async fn get(&self, path: &str) -> Answer {
-        let request = Request::get(path).header("host", "engine").body(Full::default()).unwrap();
-        send(self.address, request).await
+        get(self.address, path).await
     }
 
     /// One answer to one question, in one piece.
@@ -99,6 +98,10 @@ pub fn asking(question: &str, more: Value) -> Value {
         json!({"model": "house", "temperature": 0, "messages": [{"role": "user", "content": question}]});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     body
+}
+
+pub async fn get(address: SocketAddr, path: &str) -> Answer {
+    send(address, Request::get(path).header("host", "engine").body(Full::default()).unwrap()).await
 }
 
 pub async fn post(address: SocketAddr, path: &str, headers: &[(&str, &str)], body: Value) -> Answer {

@@ -169,6 +169,11 @@ async fn an_answer_ends_as_asked() {
     let ignoring = on(json!({"ignore_eos": true, "max_tokens": 200})).await;
     assert_eq!((ignoring.ids.len(), ignoring.finish_reason.as_str()), (200, "length"));
     assert_eq!(ignoring.ids[..natural_ids.len()], natural_ids, "the end was drawn and ignored");
+    let unmatched = tokenizer.decode(&natural_ids[..10]).unwrap().len();
+    let late_stop = on(json!({"stop": ["e"], "min_tokens": 10})).await;
+    let end = natural[unmatched..].find('e').unwrap() + unmatched;
+    assert_eq!(late_stop.text, natural[..end], "a stop string counts from the eleventh token on");
+    assert!(natural[..unmatched].contains('e') && late_stop.ids.len() > 10);
     let least = natural_ids.len() as u64 + 10;
     let longer = on(json!({"min_tokens": least, "max_tokens": 200})).await;
     assert!(longer.ids.len() as u64 > least || longer.finish_reason == "length");
@@ -318,6 +323,13 @@ async fn mistakes_are_named_the_openai_way() {
         error(COMPLETIONS, json!({"model": "m", "prompt": vec![7; 1024], "max_tokens": 1})).await,
         too_long
     );
+    let message = async |path: &str, body: Value| {
+        engine.post(path, body).await.json().await["error"]["message"].as_str().unwrap().to_owned()
+    };
+    let estimated = message(CHAT, asking(&"x".repeat(30_000_000), json!({}))).await;
+    assert!(estimated.starts_with("the prompt has at least "), "{estimated}");
+    let counted = message(COMPLETIONS, json!({"model": "m", "prompt": vec![7; 1024]})).await;
+    assert!(counted.starts_with("the prompt has 1024 tokens "), "{counted}");
     let invalid = (400, "invalid_value".to_owned());
     assert_eq!(error(COMPLETIONS, json!({"model": "m", "prompt": [1024]})).await, invalid);
     assert_eq!(error(COMPLETIONS, json!({"model": "m", "prompt": []})).await, invalid);
@@ -343,11 +355,18 @@ async fn mistakes_are_named_the_openai_way() {
 
 #[tokio::test]
 async fn models_and_aliases_are_listed() {
-    let engine = engine().await;
+    // No whole number of blocks, which must not show as a negative use.
+    let engine = Engine::start(Config { kv_tokens: 8190, ..house::config(house::folder()) }).await;
     let list = engine.get("/v1/models").await.json().await;
     assert_eq!((&list["object"], &list["data"][0]["id"]), (&json!("list"), &json!("house")));
     assert_eq!(engine.get("/v1/models/house").await.json().await["object"], "model");
-    assert_eq!(engine.get("/v1/models/other").await.status, 404);
+    for unknown in ["/v1/models/other", "/v1/models/%ff"] {
+        let answer = engine.get(unknown).await;
+        assert_eq!(answer.status, 404);
+        assert_eq!(answer.json().await["error"]["code"], "model_not_found");
+    }
+    let ready = engine.get("/readyz").await;
+    assert_eq!((ready.status, ready.header("rhumb-replica")), (200, "us-east/n1/0-0"));
     engine.ask("Hello", json!({})).await;
     assert!(engine.metric("vllm:prompt_tokens_total").await > 0.0);
     assert!(engine.metric("vllm:generation_tokens_total").await > 0.0);
@@ -399,4 +418,9 @@ async fn a_dead_step_loop_is_admitted() {
     assert_eq!((whole.status, whole.header("rhumb-failure")), (502, "replica-failed"));
     let later = client::post(address, CHAT, &ANNOTATED, asking("Hello", json!({}))).await;
     assert_eq!((later.status, later.header("rhumb-failure")), (502, "replica-failed"));
+    let page = client::get(address, "/metrics").await.text().await;
+    assert!(
+        page.contains("rhumb_engine_requests_total{model_name=\"house\",outcome=\"failed\"} 3\n"),
+        "{page}"
+    );
 }

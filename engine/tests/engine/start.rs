@@ -3,6 +3,7 @@
 use crate::{house, tiny};
 use engine::{Config, StartError};
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -118,6 +119,16 @@ fn foreign_kinds_and_impossible_settings_are_refused() {
     let settings = [
         (Config { kv_tokens: 95, ..config(folder.path()) }, "raise kv_tokens to 96"),
         (Config { slots: 0, ..config(folder.path()) }, "slots must be at least 1"),
+        (Config { slots: 4097, ..config(folder.path()) }, "slots must be at most 4096"),
+        (Config { slots: usize::MAX, ..config(folder.path()) }, "slots must be at most 4096"),
+        (Config { queue_max: usize::MAX, ..config(folder.path()) }, "queue_max must be at most 65536"),
+        (Config { threads: NonZeroUsize::MAX, ..config(folder.path()) }, "threads must be at most 1024"),
+        (Config { kv_tokens: 100_000_000_000_000, ..config(folder.path()) }, "lower kv_tokens"),
+        (Config { kv_tokens: usize::MAX, ..config(folder.path()) }, "lower kv_tokens"),
+        (
+            Config { prefill_chunk: usize::MAX, ..config(folder.path()) },
+            "prefill_chunk must be at most 65536",
+        ),
         (Config { prefill_chunk: 0, ..config(folder.path()) }, "prefill_chunk must be at least 1"),
     ];
     for (config, wanted) in settings {
@@ -133,6 +144,15 @@ fn foreign_kinds_and_impossible_settings_are_refused() {
         let text = refusal(&config(folder.path()));
         assert!(text.contains(wanted), "{text}");
     }
+}
+
+#[tokio::test]
+async fn an_engine_that_is_told_to_stop_while_it_loads_stops() {
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    shutdown.cancel();
+    engine::run(house::config(house::folder()), shutdown, |_| unreachable!("nobody waits for it"))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

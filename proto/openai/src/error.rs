@@ -55,6 +55,12 @@ pub enum BadRequest {
          but this model's context holds {context_length}"
     )]
     ContextLengthExceeded { prompt_tokens: u64, max_tokens: u64, context_length: u64 },
+    /// As the one above, known before the tokens were counted.
+    #[error(
+        "the prompt has at least {prompt_tokens_min} tokens and asks for {max_tokens} more, \
+         but this model's context holds {context_length}"
+    )]
+    ContextLengthExceededByFar { prompt_tokens_min: u64, max_tokens: u64, context_length: u64 },
 }
 
 impl BadRequest {
@@ -69,7 +75,9 @@ impl BadRequest {
             Self::Missing { param } => ("missing_required_parameter", Some(param.as_str())),
             Self::OutOfRange { param, .. } => ("invalid_value", Some(*param)),
             Self::Unsupported { param, .. } => ("unsupported_parameter", Some(*param)),
-            Self::ContextLengthExceeded { .. } => ("context_length_exceeded", None),
+            Self::ContextLengthExceeded { .. } | Self::ContextLengthExceededByFar { .. } => {
+                ("context_length_exceeded", None)
+            }
         };
         let error = ErrorObject::new(self.to_string(), "invalid_request_error", code);
         match param {

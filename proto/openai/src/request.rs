@@ -1,9 +1,12 @@
 //! What an engine reads of a request: messages or prompt, and how to sample.
 //!
-//! A field that would change the answer and that this engine cannot honour is refused by name; unknown fields
-//! are skipped, as clients expect.
+//! A field of OpenAI or vLLM that would change the answer and that this engine cannot honour is refused by name;
+//! unknown fields are skipped, as clients expect.
+
+mod foreign;
 
 use crate::error::{BadRequest, parse};
+use foreign::Foreign;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
@@ -28,6 +31,7 @@ pub struct CompletionRequest {
 
 /// One turn of a chat, its text joined from all parts. Serialises for chat templates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(expecting = "an object")]
 pub struct Message {
     pub role: String,
     #[serde(default, deserialize_with = "text_of_content")]
@@ -112,6 +116,7 @@ fn required<T>(field: Option<T>, param: &str) -> Result<T, BadRequest> {
 /// The fields of both endpoints. One flat struct, because serde loses the name of a wrong field when structs
 /// are flattened into one another.
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct Wire {
     model: String,
     messages: Option<Vec<Message>>,
@@ -138,6 +143,36 @@ struct Wire {
     repetition_penalty: Option<f64>,
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
+    #[serde(default)]
+    logit_bias: Foreign,
+    #[serde(default)]
+    functions: Foreign,
+    #[serde(default)]
+    function_call: Foreign,
+    #[serde(default)]
+    tool_choice: Foreign,
+    #[serde(default)]
+    min_p: Foreign,
+    #[serde(default)]
+    stop_token_ids: Foreign,
+    #[serde(default)]
+    bad_words: Foreign,
+    #[serde(default)]
+    allowed_token_ids: Foreign,
+    #[serde(default)]
+    guided_json: Foreign,
+    #[serde(default)]
+    guided_regex: Foreign,
+    #[serde(default)]
+    guided_choice: Foreign,
+    #[serde(default)]
+    guided_grammar: Foreign,
+    #[serde(default)]
+    structured_outputs: Foreign,
+    #[serde(default)]
+    use_beam_search: Foreign,
+    #[serde(default)]
+    include_stop_str_in_output: Foreign,
 }
 
 /// A switch in chats, a count in completions.
@@ -149,11 +184,13 @@ enum Logprobs {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct StreamOptions {
     include_usage: Option<bool>,
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct ResponseFormat {
     #[serde(rename = "type")]
     kind: String,
@@ -190,6 +227,7 @@ impl Wire {
                 return Err(BadRequest::Unsupported { param, reason: "the engine has no penalties yet" });
             }
         }
+        self.refuse_foreign()?;
         let max_tokens = self.max_completion_tokens.or(self.max_tokens);
         if max_tokens == Some(0) {
             return out_of_range("max_tokens", "at least 1");
@@ -215,6 +253,34 @@ impl Wire {
             include_usage: self.stream_options.and_then(|options| options.include_usage).unwrap_or(false),
         };
         Ok((self.model, sampling))
+    }
+
+    fn refuse_foreign(&self) -> Result<(), BadRequest> {
+        const TOOLS: &str = "it was not trained to call tools";
+        const TOKENS: &str = "the engine lets every token be drawn by its probability";
+        const GRAMMAR: &str = "the engine holds no answer to a form";
+        let may_name_no_tool = [("function_call", self.function_call), ("tool_choice", self.tool_choice)];
+        let named = may_name_no_tool.into_iter().find(|(_, value)| *value == Foreign::Something);
+        let others = [
+            ("functions", self.functions, TOOLS),
+            ("logit_bias", self.logit_bias, TOKENS),
+            ("min_p", self.min_p, TOKENS),
+            ("bad_words", self.bad_words, TOKENS),
+            ("allowed_token_ids", self.allowed_token_ids, TOKENS),
+            ("stop_token_ids", self.stop_token_ids, "only stop strings are"),
+            ("guided_json", self.guided_json, GRAMMAR),
+            ("guided_regex", self.guided_regex, GRAMMAR),
+            ("guided_choice", self.guided_choice, GRAMMAR),
+            ("guided_grammar", self.guided_grammar, GRAMMAR),
+            ("structured_outputs", self.structured_outputs, GRAMMAR),
+            ("use_beam_search", self.use_beam_search, "the engine follows one answer only"),
+            ("include_stop_str_in_output", self.include_stop_str_in_output, "stop strings are left out"),
+        ];
+        let other = others.into_iter().find(|(_, value, _)| *value != Foreign::Neutral);
+        match named.map(|(param, _)| (param, TOOLS)).or(other.map(|(param, _, reason)| (param, reason))) {
+            None => Ok(()),
+            Some((param, reason)) => Err(BadRequest::Unsupported { param, reason }),
+        }
     }
 }
 
@@ -258,7 +324,7 @@ struct PromptWire(Prompt);
 impl<'de> Deserialize<'de> for PromptWire {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged)]
+        #[serde(untagged, expecting = "expected a text, a token id or a list of token ids")]
         enum Item {
             Id(u32),
             Text(String),
@@ -302,6 +368,7 @@ impl<'de> Deserialize<'de> for PromptWire {
 /// `null`, one text, or a list of `{"type":"text","text":…}` parts.
 fn text_of_content<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     #[derive(Deserialize)]
+    #[serde(expecting = "an object")]
     struct Part {
         #[serde(rename = "type")]
         kind: String,
@@ -384,6 +451,34 @@ mod tests {
     }
 
     #[test]
+    fn neutral_values_of_unsupported_fields_pass() {
+        for fields in [
+            r#","logit_bias":{},"functions":[],"bad_words":[],"stop_token_ids":[],"allowed_token_ids":[]"#,
+            r#","logit_bias":null,"functions":null,"tool_choice":null,"function_call":null,"min_p":null"#,
+            r#","tool_choice":"none","function_call":"auto","min_p":0,"guided_regex":"""#,
+            r#","tool_choice":"auto","function_call":"none","min_p":0.0,"use_beam_search":false"#,
+        ] {
+            assert!(chat(fields).is_ok(), "{fields}");
+        }
+    }
+
+    #[test]
+    fn no_rust_name_is_told() {
+        let wrong = |body: &str| CompletionRequest::parse(body.as_bytes()).unwrap_err().to_string();
+        for body in [
+            "7",
+            r#"{"model":"m","prompt":[1.5]}"#,
+            r#"{"model":"m","prompt":7}"#,
+            r#"{"model":"m","prompt":"a","stream_options":7}"#,
+            r#"{"model":"m","prompt":"a","messages":[7]}"#,
+            r#"{"model":"m","prompt":"a","response_format":7}"#,
+        ] {
+            let told = wrong(body);
+            assert!(!["struct", "enum", "Item", "Wire"].iter().any(|name| told.contains(name)), "{told}");
+        }
+    }
+
+    #[test]
     fn bad_fields_are_named() {
         let param = |fields: &str| chat(fields).unwrap_err().to_error().param.unwrap();
         for (fields, named) in [
@@ -403,6 +498,22 @@ mod tests {
             (r#","stream_options":{"include_usage":7}"#, "stream_options.include_usage"),
             (r#","tools":[{}]"#, "tools"),
             (r#","response_format":{"type":"json_object"}"#, "response_format"),
+            (r#","logit_bias":{"7":1}"#, "logit_bias"),
+            (r#","functions":[{}]"#, "functions"),
+            (r#","function_call":{"name":"f"}"#, "function_call"),
+            (r#","tool_choice":"required""#, "tool_choice"),
+            (r#","tool_choice":{"type":"function"}"#, "tool_choice"),
+            (r#","min_p":0.1"#, "min_p"),
+            (r#","stop_token_ids":[7]"#, "stop_token_ids"),
+            (r#","guided_json":{"type":"object"}"#, "guided_json"),
+            (r#","guided_regex":"a+""#, "guided_regex"),
+            (r#","guided_choice":["a"]"#, "guided_choice"),
+            (r#","guided_grammar":"root""#, "guided_grammar"),
+            (r#","structured_outputs":{"regex":"a"}"#, "structured_outputs"),
+            (r#","bad_words":["a"]"#, "bad_words"),
+            (r#","allowed_token_ids":[7]"#, "allowed_token_ids"),
+            (r#","use_beam_search":true"#, "use_beam_search"),
+            (r#","include_stop_str_in_output":true"#, "include_stop_str_in_output"),
         ] {
             assert_eq!(param(fields), named, "{fields}");
         }

@@ -41,6 +41,7 @@ impl<'a> RequestView<'a> {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct Wire<'a> {
     #[serde(borrow)]
     model: Cow<'a, str>,
@@ -58,6 +59,7 @@ struct Wire<'a> {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct StreamOptions {
     include_usage: Option<bool>,
 }
@@ -102,6 +104,8 @@ mod tests {
         );
         let bomb = format!(r#"{{"model":"m","x":{}"#, "[".repeat(100_000));
         assert_eq!(code(&bomb), ("json_too_deep".into(), None));
+        let list = RequestView::parse(b"[]").unwrap_err().to_string();
+        assert!(!list.contains("struct"), "{list}");
         let long = format!(r#"{{"model":"m","stream":"{}"}}"#, "x".repeat(1_000_000));
         assert!(RequestView::parse(long.as_bytes()).unwrap_err().to_string().len() < 300);
     }

@@ -38,7 +38,31 @@ pub(super) struct KvHead<'a> {
     block_len: usize,
 }
 
+impl KvShape {
+    /// Bytes of a cache for so many tokens.
+    pub fn bytes(self, tokens: usize) -> u128 {
+        let numbers = 2 * (self.layers * self.heads * self.head_dim) as u128;
+        tokens as u128 * numbers * size_of::<f32>() as u128
+    }
+}
+
 impl KvCache {
+    /// Whether the system would give this much memory, asked for in one piece: layer by layer it might promise
+    /// more than it has. Nothing is kept.
+    pub fn has_room(shape: KvShape, blocks: usize) -> bool {
+        // Block numbers have 32 bits.
+        let (Ok(_), Ok(bytes)) =
+            (u32::try_from(blocks), usize::try_from(shape.bytes(blocks.saturating_mul(BLOCK_TOKENS))))
+        else {
+            return false;
+        };
+        let mut room = Vec::<u8>::new();
+        let is_given = room.try_reserve_exact(bytes).is_ok();
+        // Otherwise the optimiser leaves out an allocation that nobody uses, and with it the answer.
+        std::hint::black_box(&mut room);
+        is_given
+    }
+
     pub fn new(shape: KvShape, blocks: usize) -> Self {
         let numbers = blocks * BLOCK_TOKENS * shape.heads * shape.head_dim;
         let layer = |_| Layer { keys: vec![0.0; numbers], values: vec![0.0; numbers] };
