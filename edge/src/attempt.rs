@@ -90,7 +90,10 @@ impl<'a> Attempts<'a> {
                 ClientGone = client.gone() => return Err(Stop::ClientGone),
             };
             match opened {
-                Ok((stream, replica)) => return Ok(Answering { turn, stream, replica }),
+                Ok((stream, replica)) => {
+                    turn.begun();
+                    return Ok(Answering { turn, stream, replica });
+                }
                 Err(Failed::Request { status, body }) => {
                     turn.end(Outcome::Served);
                     return Err(Stop::Engine { status, body: body.into() });
@@ -266,6 +269,13 @@ pub(crate) struct Turn<'a> {
 }
 
 impl Turn<'_> {
+    /// The node has delivered a first event.
+    fn begun(&self) {
+        if let Some(permit) = &self.permit {
+            self.edge.health().answer_begun(&self.node, permit);
+        }
+    }
+
     pub(crate) fn end(mut self, outcome: Outcome) {
         self.give_back(outcome);
     }

@@ -1,10 +1,13 @@
 //! Stops sending to a node that keeps failing.
 //!
 //! ```text
-//! Closed --failures in a row--> Open --cooldown--> Probing --served--> Closed
-//!                                ^                    |
-//!                                +-------failed-------+
+//! Closed --failures in a row--> Open --cooldown--> Probing --begun--> Closed, on trial
+//!                                ^                    |                   |
+//!                                +-------failed-------+------failed-------+
 //! ```
+//!
+//! An answer may take minutes, so a probe closes the breaker with its first token. The next failure opens it
+//! again; an answer that is served to its end ends the trial.
 
 use std::time::Duration;
 use types::Monotonic;
@@ -72,6 +75,15 @@ impl Breaker {
             State::Probing { .. } => self.state = State::Probing { until },
         }
         Ok(Permit { generation: self.generation })
+    }
+
+    /// The answer to a permitted request has begun. That proves a probe; it does not forgive failures, or a node
+    /// that dies after every first token would never be left alone.
+    pub fn begun(&mut self, permit: &Permit) {
+        if permit.generation == self.generation && matches!(self.state, State::Probing { .. }) {
+            // The generation stays, so that the rest of this very answer counts.
+            self.state = State::Closed { failures: FAILURES_MAX - 1 };
+        }
     }
 
     /// A stream can outlive the state it began in by minutes; such a late answer is ignored.
@@ -161,6 +173,30 @@ mod tests {
         let _lost = breaker.admit(at(5)).unwrap();
         assert!(breaker.admit(at(9)).is_err());
         assert!(breaker.admit(at(10)).is_ok());
+    }
+
+    #[test]
+    fn a_probe_that_begins_to_answer_lets_others_in_on_trial() {
+        for (outcome, refused) in [(Outcome::Served, false), (Outcome::Failed, true)] {
+            let mut breaker = Breaker::default();
+            fail(&mut breaker, FAILURES_MAX, at(0));
+            let probe = breaker.admit(at(5)).unwrap();
+            breaker.begun(&probe);
+            let _other = breaker.admit(at(5)).expect("others may follow at once");
+            breaker.record(probe, outcome, at(6));
+            assert_eq!(breaker.admit(at(6)).is_err(), refused, "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn first_tokens_alone_forgive_nothing() {
+        let mut breaker = Breaker::default();
+        for _ in 0..FAILURES_MAX {
+            let permit = breaker.admit(at(0)).unwrap();
+            breaker.begun(&permit);
+            breaker.record(permit, Outcome::Failed, at(0));
+        }
+        assert!(breaker.admit(at(1)).is_err());
     }
 
     #[test]

@@ -63,6 +63,13 @@ impl Health {
         Ok(permit)
     }
 
+    /// The answer to a request that [`Self::begin`] let through has begun.
+    pub fn answer_begun(&mut self, key: &NodeKey, permit: &Permit) {
+        if let Some(node) = self.nodes.get_mut(key) {
+            node.breaker.begun(permit);
+        }
+    }
+
     /// Ends a request that [`Self::begin`] let through.
     pub fn end(&mut self, key: &NodeKey, permit: Permit, outcome: Outcome, now: Monotonic) {
         // The node may have left the table while its last stream went on.
