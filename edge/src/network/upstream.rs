@@ -93,10 +93,13 @@ impl Upstreams {
 
     /// A stream on a pooled connection, or on a new one.
     async fn connect(&self, peer: &HttpPeer) -> Result<(HttpSession, bool), UpstreamError> {
-        let dials = self.dials(peer).clone();
+        let dials = self.dials(peer);
         // Pingora takes a connection out of its pool while a stream is opened on it, so all others of a burst
         // would dial at once; those who wait a moment find it again.
-        let _dial = dials.acquire_owned().await.expect("the semaphore is never closed");
+        // A node that swallows every dial must not make its requests wait in turn.
+        let dial = tokio::time::timeout(CONNECT_WITH_TLS_MAX, dials.acquire_owned()).await;
+        let dial = dial.map_err(|_| UpstreamError::Stalled(CONNECT_WITH_TLS_MAX))?;
+        let _dial = dial.expect("the semaphore is never closed");
         self.connector.get_http_session(peer).await.map_err(UpstreamError::Connect)
     }
 
