@@ -6,11 +6,14 @@ use std::path::Path;
 
 /// What an edge would stumble over; nothing if it would start.
 pub fn edge(path: &Path) -> Vec<String> {
-    let config: edge::Config = match configuration::read::<edge::File, _>(path, "edge") {
-        Ok(config) => config,
-        Err(error) => return vec![sentence(error)],
-    };
-    edge::prepare(config).err().into_iter().flatten().map(sentence).collect()
+    prepare_edge(path).err().unwrap_or_default()
+}
+
+/// All that an edge reads before it opens a socket, or everything that is wrong with it.
+pub fn prepare_edge(path: &Path) -> Result<edge::Prepared, Vec<String>> {
+    let config: edge::Config =
+        configuration::read::<edge::File, _>(path, "edge").map_err(|error| vec![sentence(error)])?;
+    edge::prepare(config).map_err(|problems| problems.into_iter().map(sentence).collect())
 }
 
 /// What a region agent would stumble over, and its engines after it.

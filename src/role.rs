@@ -6,6 +6,7 @@ pub mod configuration;
 pub mod lifeline;
 pub mod logging;
 
+use crate::check;
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::path::Path;
@@ -16,8 +17,9 @@ use tracing::{info, warn};
 
 pub fn edge(config: &Path) -> anyhow::Result<()> {
     begin()?;
-    let config: edge::Config = configuration::read::<edge::File, _>(config, "edge")?;
-    serve(|shutdown| async { edge::run(config, shutdown).await.context("the edge cannot start") })
+    let prepared = check::prepare_edge(config)
+        .map_err(|problems| anyhow::anyhow!(problems.join("\n")).context("the edge cannot start"))?;
+    serve(|shutdown| async { edge::run(prepared, shutdown).await.context("the edge cannot start") })
 }
 
 pub fn region_agent(config: &Path) -> anyhow::Result<()> {

@@ -62,8 +62,7 @@ impl Answer for Arc<Edge> {
             }
             Err(Stop::Engine { status, body }) => {
                 record.refused(status);
-                let headers = [("content-type", "application/json"), ("x-request-id", record.request_id())];
-                client.answer(status, &headers, body).await
+                client.answer_json(status, record.request_id(), body).await
             }
         };
         // A client that left while it was being told has no use for more words.
@@ -141,8 +140,7 @@ impl Edge {
         body: &impl Serialize,
     ) -> Result<(), Stop> {
         let json = serde_json::to_vec(body).expect("strings and numbers always serialise");
-        let headers = [("content-type", "application/json"), ("x-request-id", record.request_id())];
-        client.answer(200, &headers, json.into()).await?;
+        client.answer_json(200, record.request_id(), json.into()).await?;
         record.complete();
         Ok(())
     }

@@ -138,7 +138,7 @@ impl<'a> Attempts<'a> {
             .into_iter()
             .find_map(|choice| Some((health.begin(&choice.node, now).ok()?, choice.node)));
         let (permit, node) = admitted.expect("the plan was made under the same lock, of nodes that admit");
-        Ok(Turn { edge, node, permit: Some(permit) })
+        Ok(Turn { edge, node, version: self.asked.version, permit: Some(permit) })
     }
 
     /// One attempt, up to its first event.
@@ -257,7 +257,7 @@ impl From<UpstreamError> for Failed {
     }
 }
 
-pub(crate) fn load_of(upstream: &Upstream) -> Option<LoadFrame> {
+fn load_of(upstream: &Upstream) -> Option<LoadFrame> {
     upstream.header(header::LOAD)?.parse().ok()
 }
 
@@ -265,6 +265,7 @@ pub(crate) fn load_of(upstream: &Upstream) -> Option<LoadFrame> {
 pub(crate) struct Turn<'a> {
     edge: &'a Edge,
     pub(crate) node: NodeKey,
+    version: ModelVersion,
     permit: Option<Permit>,
 }
 
@@ -274,6 +275,13 @@ impl Turn<'_> {
         if let Some(permit) = &self.permit {
             self.edge.health().answer_begun(&self.node, permit);
         }
+    }
+
+    /// The answer has come to its end: hears what the node said last of its load, and keeps the connection.
+    pub(crate) async fn served(mut self, upstream: Upstream, load: Option<LoadFrame>) {
+        self.give_back(Outcome::Served);
+        self.edge.hear_load(&self.node, self.version, load);
+        self.edge.upstreams.release(upstream).await;
     }
 
     pub(crate) fn end(mut self, outcome: Outcome) {

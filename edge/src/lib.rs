@@ -35,7 +35,6 @@ use network::listen::Listener;
 use network::tls::HttpsAcceptor;
 use network::upstream::Upstreams;
 use policy::{Health, NodeHealth, NodeKey, RoutingTable};
-use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -83,7 +82,6 @@ pub struct Prepared {
 }
 
 /// Reads and checks all that the configuration points to, and names everything that is wrong with it.
-/// `rhumb check` ends here.
 pub fn prepare(config: Config) -> Result<Prepared, Vec<StartError>> {
     let identity = check_identity(&config);
     let table = routing_table::read(&config.routing_table, &config.region).map_err(StartError::from);
@@ -111,8 +109,8 @@ fn check_identity(config: &Config) -> Result<(), StartError> {
 }
 
 /// Serves until `shutdown`, then lets what has begun come to its end.
-pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), StartError> {
-    let Prepared { config, tenants, table, tls } = prepare(config).map_err(first_of)?;
+pub async fn run(prepared: Prepared, shutdown: CancellationToken) -> Result<(), StartError> {
+    let Prepared { config, tenants, table, tls } = prepared;
     let metrics = Arc::new(Metrics::new());
     let drain = CancellationToken::new();
     let mut health = Health::default();
@@ -160,19 +158,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     probes.abort();
     admin.abort();
     Ok(())
-}
-
-/// The first problem ends the start; the others are said, so that all can be mended at once.
-fn first_of(problems: Vec<StartError>) -> StartError {
-    let mut problems = problems.into_iter();
-    let first = problems.next().expect("a preparation that fails names a problem");
-    for problem in problems {
-        let causes =
-            std::iter::successors(problem.source(), |cause: &&(dyn Error + 'static)| (*cause).source());
-        let causes: Vec<String> = causes.map(ToString::to_string).collect();
-        tracing::error!(%problem, because = causes.join(": "), "edge cannot start");
-    }
-    first
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -52,8 +52,8 @@ async fn relay_events(
             sent = client.write(events.into(), true).await;
             if sent.is_ok() {
                 record.delivered(tokens, Ended::Complete);
-                turn.end(Outcome::Served);
-                record.release(stream).await;
+                let load = stream.last_load();
+                turn.served(stream.into_parts().0, load).await;
                 return Ok(());
             }
             break;
@@ -107,10 +107,8 @@ async fn relay_whole(
             return Ok(false);
         }
     };
-    turn.end(Outcome::Served);
-    record.release_upstream(upstream, load).await;
-    let headers = [("content-type", "application/json"), ("x-request-id", record.request_id())];
-    client.answer(200, &headers, json.into()).await?;
+    turn.served(upstream, load).await;
+    client.answer_json(200, record.request_id(), json.into()).await?;
     record.delivered(tokens, Ended::Complete);
     Ok(true)
 }

@@ -1,10 +1,8 @@
 //! What is kept of a request when it is over, whatever way it ended.
 
 use crate::Edge;
-use crate::network::upstream::Upstream;
-use crate::stream::Stream;
 use policy::NodeKey;
-use types::{LoadFrame, ModelVersion, Monotonic, RequestId, TenantName};
+use types::{ModelVersion, Monotonic, RequestId, TenantName};
 
 /// The access record of one request. It is written when dropped, so that no way out forgets it.
 pub(crate) struct Record<'a> {
@@ -99,19 +97,6 @@ impl<'a> Record<'a> {
     /// An answer without tokens, such as the list of models.
     pub(crate) fn complete(&mut self) {
         self.delivered(0, Ended::Complete);
-    }
-
-    /// Keeps the connection of a finished stream, and what the node said last of its load.
-    pub(crate) async fn release(&self, stream: Stream) {
-        let load = stream.last_load();
-        self.release_upstream(stream.into_parts().0, load).await;
-    }
-
-    pub(crate) async fn release_upstream(&self, upstream: Upstream, load: Option<LoadFrame>) {
-        if let (Some(node), Some(version)) = (&self.node, self.version) {
-            self.edge.hear_load(node, version, load);
-        }
-        self.edge.upstreams.release(upstream).await;
     }
 }
 

@@ -96,8 +96,8 @@ async fn welcome(
     stop: CancellationToken,
 ) {
     let refuse = |reason| node.metrics.count_refused(reason);
-    let Some(visit) = door.lobby.enter(from.ip()) else { return refuse(ConnectionRefused::TooMany) };
-    let Some(turn) = visit.turn().await else { return refuse(ConnectionRefused::TooMany) };
+    let Some(guest) = door.lobby.enter(from.ip()) else { return refuse(ConnectionRefused::TooMany) };
+    let Some(handshake) = guest.handshake().await else { return refuse(ConnectionRefused::TooMany) };
     let stream = match shake_hands(stream, door).await {
         Ok(stream) => stream,
         Err(error) => {
@@ -109,8 +109,8 @@ async fn welcome(
         warn!(%from, error = &error as &dyn std::error::Error, "connection refused: not an edge of this cluster");
         return refuse(ConnectionRefused::NotAnEdge);
     }
-    drop(turn);
-    drop(visit);
+    drop(handshake);
+    drop(guest);
     let Ok(_place) = door.connections.try_acquire() else { return refuse(ConnectionRefused::TooMany) };
     node.metrics.connections.inc();
     serve(stream, node, stop).await;

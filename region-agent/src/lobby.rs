@@ -22,7 +22,7 @@ struct Host {
 
 /// One connection's place in the lobby. Dropping it is leaving.
 #[must_use = "a connection without it is not counted"]
-pub struct Visit<'a> {
+pub struct Guest<'a> {
     lobby: &'a Lobby,
     host: IpAddr,
     handshakes: Arc<Semaphore>,
@@ -30,7 +30,7 @@ pub struct Visit<'a> {
 
 /// Leave to shake hands, until it is dropped.
 #[must_use]
-pub struct Turn<'a> {
+pub struct Handshake<'a> {
     _of_host: SemaphorePermit<'a>,
     _of_all: SemaphorePermit<'a>,
 }
@@ -41,7 +41,7 @@ impl Lobby {
     }
 
     /// None where the lobby is full, or this host's share of it.
-    pub fn enter(&self, from: IpAddr) -> Option<Visit<'_>> {
+    pub fn enter(&self, from: IpAddr) -> Option<Guest<'_>> {
         let host = host(from);
         let mut hosts = self.hosts();
         if hosts.values().map(|host| host.present).sum::<usize>() >= PRESENT_MAX {
@@ -53,7 +53,7 @@ impl Lobby {
             return None;
         }
         entry.present += 1;
-        Some(Visit { lobby: self, host, handshakes: entry.handshakes.clone() })
+        Some(Guest { lobby: self, host, handshakes: entry.handshakes.clone() })
     }
 
     fn hosts(&self) -> MutexGuard<'_, HashMap<IpAddr, Host>> {
@@ -61,20 +61,20 @@ impl Lobby {
     }
 }
 
-impl Visit<'_> {
+impl Guest<'_> {
     /// Waits in line; None where that takes too long.
-    pub async fn turn(&self) -> Option<Turn<'_>> {
+    pub async fn handshake(&self) -> Option<Handshake<'_>> {
         let both = async {
             // Its host's first, so that who waits for that keeps nobody else waiting.
             let of_host = self.handshakes.acquire().await.ok()?;
             let of_all = self.lobby.handshakes.acquire().await.ok()?;
-            Some(Turn { _of_host: of_host, _of_all: of_all })
+            Some(Handshake { _of_host: of_host, _of_all: of_all })
         };
-        tokio::time::timeout(TURN_MAX, both).await.ok()?
+        tokio::time::timeout(HANDSHAKE_WAIT_MAX, both).await.ok()?
     }
 }
 
-impl Drop for Visit<'_> {
+impl Drop for Guest<'_> {
     fn drop(&mut self) {
         let mut hosts = self.lobby.hosts();
         if let Some(host) = hosts.get_mut(&self.host) {
@@ -105,7 +105,7 @@ const PRESENT_OF_HOST_MAX: usize = 256;
 const HANDSHAKES_MAX: usize = 256;
 const HANDSHAKES_OF_HOST_MAX: usize = 64;
 /// An edge gives its connection and the handshake no longer.
-const TURN_MAX: Duration = Duration::from_secs(3);
+const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 mod tests {
@@ -119,10 +119,10 @@ mod tests {
     #[test]
     fn a_host_fills_its_share_and_no_more() {
         let lobby = Lobby::new();
-        let visits: Vec<_> = (0..PRESENT_OF_HOST_MAX).map(|_| lobby.enter(address(1)).unwrap()).collect();
+        let guests: Vec<_> = (0..PRESENT_OF_HOST_MAX).map(|_| lobby.enter(address(1)).unwrap()).collect();
         assert!(lobby.enter(address(1)).is_none());
         assert!(lobby.enter(address(2)).is_some());
-        drop(visits);
+        drop(guests);
         assert!(lobby.enter(address(1)).is_some());
         assert!(lobby.hosts().is_empty(), "who left is forgotten");
     }
@@ -130,25 +130,25 @@ mod tests {
     #[test]
     fn many_hosts_fill_the_lobby() {
         let lobby = Lobby::new();
-        let mut visits: Vec<_> =
+        let mut guests: Vec<_> =
             (0..PRESENT_MAX as u16).map(|number| lobby.enter(address(number)).unwrap()).collect();
         assert!(lobby.enter(address(5000)).is_none());
-        visits.pop();
+        guests.pop();
         assert!(lobby.enter(address(5000)).is_some());
     }
 
     #[tokio::test]
-    async fn a_silent_host_holds_only_its_own_turns() {
+    async fn a_silent_host_holds_only_its_own_handshakes() {
         let lobby = Lobby::new();
-        let visits: Vec<_> = (0..=HANDSHAKES_OF_HOST_MAX).map(|_| lobby.enter(address(1)).unwrap()).collect();
-        let mut turns = Vec::new();
-        for visit in &visits[1..] {
-            turns.push(visit.turn().await.unwrap());
+        let guests: Vec<_> = (0..=HANDSHAKES_OF_HOST_MAX).map(|_| lobby.enter(address(1)).unwrap()).collect();
+        let mut handshakes = Vec::new();
+        for guest in &guests[1..] {
+            handshakes.push(guest.handshake().await.unwrap());
         }
-        assert!(visits[0].turn().now_or_never().is_none(), "it waits, for nobody left");
-        assert!(lobby.enter(address(2)).unwrap().turn().await.is_some());
-        turns.pop();
-        assert!(visits[0].turn().await.is_some());
+        assert!(guests[0].handshake().now_or_never().is_none(), "it waits, for nobody left");
+        assert!(lobby.enter(address(2)).unwrap().handshake().await.is_some());
+        handshakes.pop();
+        assert!(guests[0].handshake().await.is_some());
     }
 
     #[test]

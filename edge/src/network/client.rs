@@ -39,7 +39,7 @@ enum State {
 
 impl Client {
     pub(super) fn new(mut session: ServerSession) -> Self {
-        // A client that reads nothing for so long holds a stream and its engine for nobody.
+        // For an h2 stream whose window stays closed; `Socket` sees to connections that nobody reads.
         session.set_write_timeout(Some(WRITE_STALL_MAX));
         session.set_read_timeout(Some(READ_STALL_MAX));
         Self { session, state: State::Asked }
@@ -72,7 +72,7 @@ impl Client {
         head.version != http::Version::HTTP_11 || head.headers.contains_key("host")
     }
 
-    pub(crate) fn is_head_request(&self) -> bool {
+    fn is_head_request(&self) -> bool {
         self.method() == "HEAD"
     }
 
@@ -106,7 +106,16 @@ impl Client {
     }
 
     /// A whole answer in one go.
-    pub(crate) async fn answer(
+    pub(crate) async fn answer_json(
+        &mut self,
+        status: u16,
+        request_id: &str,
+        json: Bytes,
+    ) -> Result<(), ClientGone> {
+        self.answer(status, &[JSON, ("x-request-id", request_id)], json).await
+    }
+
+    async fn answer(
         &mut self,
         status: u16,
         headers: &[(&'static str, &str)],
@@ -144,7 +153,7 @@ impl Client {
 
     pub(crate) async fn refuse(&mut self, refusal: &Refusal, request_id: &str) -> Result<(), ClientGone> {
         let (status, error) = refusal.to_client();
-        let mut headers = vec![("content-type", "application/json"), ("x-request-id", request_id)];
+        let mut headers = vec![JSON, ("x-request-id", request_id)];
         let retry_after = refusal.retry_after().map(|wait| wait.as_secs().max(1).to_string());
         if let Some(seconds) = &retry_after {
             headers.push(("retry-after", seconds));
@@ -163,7 +172,7 @@ impl Client {
         if self.state == State::Asked {
             self.session.set_keepalive(None);
             let error = ErrorObject::new("the edge failed", "server_error", "internal_error");
-            let _ = self.answer(500, &[("content-type", "application/json")], error.to_json().into()).await;
+            let _ = self.answer(500, &[JSON], error.to_json().into()).await;
         }
         self.state = State::Broken;
     }
@@ -182,7 +191,7 @@ impl Client {
 pub(super) async fn refuse_unreadable(mut session: ServerSession) {
     let error = ErrorObject::new("the request is not valid HTTP", "invalid_request_error", "invalid_http");
     let body = Bytes::from(error.to_json());
-    let mut head = response_head(400, &[("content-type", "application/json")]);
+    let mut head = response_head(400, &[JSON]);
     head.insert_header("content-length", body.len().to_string()).expect("digits are a header value");
     let _ = session.write_error_response(head, body).await;
     session.shutdown().await;
@@ -196,5 +205,6 @@ fn response_head(status: u16, headers: &[(&'static str, &str)]) -> ResponseHeade
     head
 }
 
+const JSON: (&str, &str) = ("content-type", "application/json");
 const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
 const READ_STALL_MAX: Duration = Duration::from_secs(30);

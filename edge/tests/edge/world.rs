@@ -64,7 +64,9 @@ impl World {
             drain_seconds: 1,
         };
         let shutdown = CancellationToken::new();
-        tokio::spawn(edge::run(Config::try_from(file).unwrap(), shutdown.clone()));
+        let prepared = edge::prepare(Config::try_from(file).unwrap());
+        let prepared = prepared.unwrap_or_else(|problems| panic!("{problems:?}"));
+        tokio::spawn(edge::run(prepared, shutdown.clone()));
         while TcpStream::connect(listen).await.is_err() {
             tokio::task::yield_now().await;
         }
