@@ -9,7 +9,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 help: ## Show what can be made
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
 
-up: prepare ## Build Rhumb and start a sandbox of two regions; Ctrl-C stops it
+up: prepare ## Build Rhumb and start a sandbox of three regions; Ctrl-C stops it
 	cargo build --release --package rhumb
 	target/release/rhumb up
 

@@ -16,30 +16,26 @@ pub fn prepare_edge(path: &Path) -> Result<edge::Prepared, Vec<String>> {
     edge::prepare(config).map_err(|problems| problems.into_iter().map(sentence).collect())
 }
 
-/// What a region agent would stumble over, and its engines after it.
+/// What a member of the control plane would stumble over.
+pub fn control_plane(path: &Path) -> Vec<String> {
+    prepare_control_plane(path).err().unwrap_or_default()
+}
+
+/// All that a member of the control plane reads before it opens a socket, or everything that is wrong with it.
+pub fn prepare_control_plane(path: &Path) -> Result<control_plane::Prepared, Vec<String>> {
+    let config: control_plane::Config = configuration::read::<control_plane::File, _>(path, "control-plane")
+        .map_err(|error| vec![sentence(error)])?;
+    control_plane::prepare(config).map_err(|problems| problems.into_iter().map(sentence).collect())
+}
+
+/// What a region agent would stumble over; its engines come from the intent.
 pub fn region_agent(path: &Path) -> Vec<String> {
     let config: region_agent::Config =
         match configuration::read::<region_agent::File, _>(path, "region-agent") {
             Ok(config) => config,
             Err(error) => return vec![sentence(error)],
         };
-    let mut problems: Vec<String> =
-        region_agent::load_identity(&config).err().map(sentence).into_iter().collect();
-    for place in &config.places {
-        let dir = place.model_dir.display();
-        let problem = match engine::manifest::read(&place.model_dir) {
-            Err(error) => sentence(error),
-            Ok(manifest) if manifest.version() != place.version => {
-                format!("{dir} holds {}, not {}", manifest.version(), place.version)
-            }
-            Ok(_) => continue,
-        };
-        // Replicas share their folder, and one word about it is enough.
-        if !problems.contains(&problem) {
-            problems.push(problem);
-        }
-    }
-    problems
+    region_agent::load_identity(&config).err().map(sentence).into_iter().collect()
 }
 
 fn sentence(error: impl Into<anyhow::Error>) -> String {

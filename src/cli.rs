@@ -1,5 +1,6 @@
 //! What can be typed.
 
+use crate::operator;
 use crate::sandbox::claim::Subnet;
 use crate::sandbox::layout::{self, Member, Paths, Regions};
 use crate::sandbox::logs::Writer;
@@ -30,7 +31,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Start a sandbox: regions with edges, agents and engines on this machine
+    /// Start a sandbox: regions with a control plane, edges, agents and engines on this machine
     Up(Up),
     /// Stop the sandbox
     Down(Data),
@@ -55,6 +56,30 @@ enum Command {
     /// Look at the sandbox's processes, or start one that died
     #[command(subcommand)]
     Sandbox(Sandbox),
+    /// Make, look at and remove tenants: who pays
+    #[command(subcommand)]
+    Tenant(operator::tenant::Tenant),
+    /// Make, list and revoke API keys
+    #[command(subcommand)]
+    Key(operator::key::Key),
+    /// Make models and their versions known
+    #[command(subcommand)]
+    Model(operator::model::Model),
+    /// Say which version of a model runs where
+    #[command(subcommand)]
+    Deployment(operator::deployment::Deployment),
+    /// List regions, and keep requests away from one for a while
+    #[command(subcommand)]
+    Region(operator::region::Region),
+    /// Keep requests away from a node for a while
+    #[command(subcommand)]
+    Node(operator::region::Node),
+    /// Make the intent what a file says, after showing what that changes
+    Apply(operator::apply::Apply),
+    /// Print the intent, or a part of it, as a file for `apply`
+    Get(operator::get::Get),
+    /// Run a member of the control plane
+    ControlPlane(Config),
     /// Run an edge: the proxy that clients speak to
     Edge(Config),
     /// Run a region agent: it supervises the engines of one node
@@ -82,15 +107,19 @@ struct Up {
     detach: bool,
     #[command(flatten)]
     output: Output,
-    /// The regions, separated by commas; clients stand in the first one
-    #[arg(long, value_name = "NAMES", default_value = REGIONS_DEFAULT)]
-    regions: Regions,
+    /// The regions, separated by commas; clients stand in the first one [default: those that it had, or
+    /// us-east,eu-west,ap-south]
+    #[arg(long, value_name = "NAMES")]
+    regions: Option<Regions>,
     #[command(flatten)]
     data: Data,
     /// The least time of one decode step of an engine, so that a small model streams like a large one; 0 is as
-    /// fast as it goes
-    #[arg(long, value_name = "TIME", default_value = "20ms", value_parser = duration::parse)]
-    step_time: Duration,
+    /// fast as it goes [default: as it was, or 20ms]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    step_time: Option<Duration>,
+    /// How long certificates live, for drills of their renewal [default: 7d]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    certificate_life: Option<Duration>,
     /// Live on 127.N.*.*; `auto` takes a free number, so that several sandboxes run side by side
     #[arg(long, value_name = "N|auto", default_value = "0")]
     subnet: Subnet,
@@ -101,7 +130,7 @@ struct Up {
 
 #[derive(Debug, Subcommand)]
 enum Sandbox {
-    /// List every process: edges, region agents and their engines
+    /// List every process: voters, edges, region agents and their engines
     Ps {
         #[command(flatten)]
         data: Data,
@@ -125,10 +154,10 @@ struct Data {
 }
 
 #[derive(Debug, Args)]
-struct Output {
+pub struct Output {
     /// Print JSON, whose fields stay as they are
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -177,6 +206,7 @@ struct Engine {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum RoleName {
+    ControlPlane,
     Edge,
     RegionAgent,
     Engine,
@@ -184,6 +214,7 @@ enum RoleName {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum ConfiguredRole {
+    ControlPlane,
     Edge,
     RegionAgent,
 }
@@ -201,6 +232,15 @@ impl Cli {
             }
             Command::Sandbox(Sandbox::Ps { data, output }) => sandbox::ps::run(&data.paths()?, output.json)?,
             Command::Sandbox(Sandbox::Start { role, region, data }) => start(role, region, &data)?,
+            Command::Tenant(tenant) => tenant.run()?,
+            Command::Key(key) => key.run()?,
+            Command::Model(model) => model.run()?,
+            Command::Deployment(deployment) => deployment.run()?,
+            Command::Region(region) => region.run()?,
+            Command::Node(node) => node.run()?,
+            Command::Apply(apply) => apply.run()?,
+            Command::Get(get) => get.run()?,
+            Command::ControlPlane(config) => role::control_plane(&config.path)?,
             Command::Edge(config) => role::edge(&config.path)?,
             Command::RegionAgent(config) => role::region_agent(&config.path)?,
             Command::Engine(engine) => role::engine(engine.config()?)?,
@@ -224,8 +264,11 @@ impl Up {
             true => Audience::Detacher,
             false => Audience::Caller { json: self.output.json },
         };
-        let Self { regions, subnet, step_time, .. } = self;
-        sandbox::up::run(&Wish { data: self.data.dir, regions, subnet, step_time }, audience)
+        let Self { regions, subnet, step_time, certificate_life, .. } = self;
+        sandbox::up::run(
+            &Wish { data: self.data.dir, regions, subnet, step_time, certificate_life },
+            audience,
+        )
     }
 }
 
@@ -243,6 +286,7 @@ fn start(role: RoleName, region: RegionName, data: &Data) -> anyhow::Result<()> 
 
 fn check(config: &Config, role: ConfiguredRole) -> anyhow::Result<ExitCode> {
     let problems = match role {
+        ConfiguredRole::ControlPlane => check::control_plane(&config.path),
         ConfiguredRole::Edge => check::edge(&config.path),
         ConfiguredRole::RegionAgent => check::region_agent(&config.path),
     };
@@ -300,6 +344,7 @@ fn number(min: usize, max: usize) -> RangedU64ValueParser<usize> {
 impl RoleName {
     fn started_by_up(self) -> Option<layout::Role> {
         match self {
+            Self::ControlPlane => Some(layout::Role::ControlPlane),
             Self::Edge => Some(layout::Role::Edge),
             Self::RegionAgent => Some(layout::Role::RegionAgent),
             Self::Engine => None,
@@ -312,7 +357,6 @@ impl RoleName {
 }
 
 pub const DATA_DEFAULT: &str = ".rhumb";
-const REGIONS_DEFAULT: &str = "us-east,eu-west";
 
 #[cfg(test)]
 mod tests {

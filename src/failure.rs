@@ -8,12 +8,30 @@ use std::process::ExitCode;
 #[error("{0}")]
 pub struct WrongUsage(pub String);
 
+/// Several things that are wrong at once, and what can be done about them.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", problems.join("; "))]
+pub struct Problems {
+    pub problems: Vec<String>,
+    /// Sentences for people.
+    pub next: Vec<String>,
+}
+
 /// An error and its causes, one each.
 pub fn chain(error: &anyhow::Error) -> Vec<String> {
     error.chain().map(ToString::to_string).collect()
 }
 
 pub fn report(error: &anyhow::Error) -> ExitCode {
+    if let Some(Problems { problems, next }) = error.downcast_ref() {
+        for problem in problems {
+            say!("error: {problem}");
+        }
+        for step in next {
+            say!("  next: {step}");
+        }
+        return ExitCode::FAILURE;
+    }
     let mut chain = chain(error).into_iter();
     say!("error: {}", chain.next().unwrap_or_default());
     for cause in chain {

@@ -1,14 +1,16 @@
 //! `rhumb`: every role of the system, and the commands that people type.
 //!
 //! In reading order: [`cli`] what can be typed · [`role`] a process of the system · [`check`] would it start? ·
-//! [`sandbox`] a whole system on one host. Beside them: [`mod@stdout`], [`say`] and [`failure`] how a command
-//! answers, [`files`], [`duration`] and [`mod@table`].
+//! [`sandbox`] a whole system on one host · [`operator`] what a cluster is told. Beside them: [`mod@stdout`], [`say`]
+//! and [`failure`] how a command answers, [`files`], [`duration`], [`moment`] and [`mod@table`].
 
 mod check;
 mod cli;
 mod duration;
 mod failure;
 mod files;
+mod moment;
+mod operator;
 mod role;
 mod sandbox;
 mod say;

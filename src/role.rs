@@ -22,6 +22,15 @@ pub fn edge(config: &Path) -> anyhow::Result<()> {
     serve(|shutdown| async { edge::run(prepared, shutdown).await.context("the edge cannot start") })
 }
 
+pub fn control_plane(config: &Path) -> anyhow::Result<()> {
+    begin()?;
+    let prepared = check::prepare_control_plane(config)
+        .map_err(|problems| anyhow::anyhow!(problems.join("\n")).context("the control plane cannot start"))?;
+    serve(|shutdown| async {
+        control_plane::run(prepared, shutdown).await.context("the control plane cannot go on")
+    })
+}
+
 pub fn region_agent(config: &Path) -> anyhow::Result<()> {
     begin()?;
     let config: region_agent::Config = configuration::read::<region_agent::File, _>(config, "region-agent")?;

@@ -1,7 +1,7 @@
 //! The sandbox: a whole Rhumb on one Linux host, on loopback, as real processes of this binary.
 //!
 //! In reading order: [`layout`] where everything is · [`places`] where regions lie on the map · [`claim`] what a
-//! sandbox has to itself · [`write`] what roles read · [`house_model`] what engines run · [`supervise`] the
+//! sandbox has to itself · [`write`] what roles read · [`seed`] what the cluster is told · [`house_model`] what engines run · [`supervise`] the
 //! processes · [`ready`] when they do their work, asked by [`probe`] and [`replicas`] · [`progress`] and
 //! [`report`] what is told of it · [`up`] all of that together · [`detach`] the same without a terminal ·
 //! [`control`] how other commands speak to it: [`down`], [`status`], [`ps`], [`start`] · [`logs`].
@@ -20,6 +20,7 @@ pub mod ps;
 pub mod ready;
 pub mod replicas;
 pub mod report;
+pub mod seed;
 pub mod start;
 pub mod status;
 pub mod supervise;
@@ -46,16 +47,21 @@ pub fn existing(data: &Path) -> anyhow::Result<Paths> {
 
 /// The layout of the sandbox that was last up here.
 pub fn kept_layout(paths: &Paths) -> anyhow::Result<Layout> {
+    kept_layout_if_any(paths)?.with_context(|| {
+        format!("there is no sandbox in {}; start one with `rhumb up`", paths.data().display())
+    })
+}
+
+pub fn kept_layout_if_any(paths: &Paths) -> anyhow::Result<Option<Layout>> {
     let path = paths.layout();
-    let text = match std::fs::read(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            anyhow::bail!("there is no sandbox in {}; start one with `rhumb up`", paths.data().display())
-        }
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
-    serde_json::from_slice(&text)
-        .with_context(|| format!("{} is damaged; start again with `rhumb up`", path.display()))
+    match std::fs::read(&path) {
+        // Guessing what it was could make voters anew that have voted before.
+        Ok(text) => serde_json::from_slice(&text).map(Some).with_context(|| {
+            format!("{} is damaged; give it back its content, or give another `--data`", path.display())
+        }),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
 }
 
 /// A region that somebody typed, if the sandbox has it.

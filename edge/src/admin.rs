@@ -1,30 +1,60 @@
 //! Health and metrics, on a port that clients cannot reach.
 
 use crate::Edge;
+use crate::intent::{self, Standings};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
+use identity::Live;
 use std::sync::Arc;
 
-pub(crate) fn routes(edge: Arc<Edge>) -> Router {
+/// What is told of.
+pub(crate) struct Told {
+    pub(crate) edge: Arc<Edge>,
+    pub(crate) standings: Standings,
+    pub(crate) identity: Arc<Live>,
+}
+
+pub(crate) fn routes(told: Told) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(edge)
+        .with_state(Arc::new(told))
 }
 
-/// Ready is: listening, not draining. Whether any engine is up is no question of this edge's health, since
-/// taking all edges out when all engines are down would only hide why.
-async fn ready(State(edge): State<Arc<Edge>>) -> (StatusCode, &'static str) {
-    if edge.drain.is_cancelled() {
-        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+/// Ready is: listening, not draining, and with a table of each kind, however old. Whether any engine is up is no
+/// question of this edge's health, since taking all edges out when all engines are down would only hide why; nor is
+/// the control plane, without which an edge serves just as well.
+async fn ready(State(told): State<Arc<Told>>) -> (StatusCode, String) {
+    let missing = match told.edge.drain.is_cancelled() {
+        true => vec!["draining".to_owned()],
+        false => intent::waits_for(&told.edge),
+    };
+    if missing.is_empty() {
+        (StatusCode::OK, "ok\n".to_owned())
     } else {
-        (StatusCode::OK, "ok\n")
+        (StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n")
     }
 }
 
-async fn metrics(State(edge): State<Arc<Edge>>) -> String {
-    edge.metrics.to_text()
+async fn metrics(State(told): State<Arc<Told>>) -> String {
+    let metrics = &told.edge.metrics;
+    for (interest, standing) in &told.standings {
+        let standing = *standing.borrow();
+        let revision = standing.position.map_or(0, |position| position.revision.0);
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        metrics.intent_revision.with_label_values(&[interest]).set(gauge(revision));
+        metrics.intent_live.with_label_values(&[interest]).set(standing.is_live.into());
+    }
+    let counts = told.edge.tenants.counts();
+    let nodes = told.edge.routing_table.load().as_ref().map_or(0, |table| table.nodes.len());
+    for (gauge, count) in
+        [(&metrics.keys, counts.keys), (&metrics.tenants, counts.tenants), (&metrics.nodes, nodes)]
+    {
+        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+    metrics.certificate_expiry_seconds.set(told.identity.current().not_after().unix_timestamp());
+    metrics.to_text()
 }

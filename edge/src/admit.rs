@@ -1,12 +1,10 @@
 //! Lets a request in: counts the bytes it holds, reads what it asks for. Quotas will stand here.
 
 use crate::refusal::Refusal;
-use crate::tenants::TenantEntry;
-use openai::RequestView;
-use policy::RoutingTable;
+use crate::tenants::{Known, TenantEntry};
+use policy::{Model, RoutingTable};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use types::ModelVersion;
 
 /// Body bytes that one request holds of its tenant's share of the edge's memory.
 pub(crate) struct BodyBytes {
@@ -35,13 +33,13 @@ impl Drop for BodyBytes {
     }
 }
 
-/// The version that a request's model name stands for now.
-pub(crate) fn model_version(table: &RoutingTable, view: &RequestView<'_>) -> Result<ModelVersion, Refusal> {
-    table
-        .models
-        .get(view.model.as_ref())
-        .copied()
-        .ok_or_else(|| Refusal::UnknownModel { model: view.model.chars().take(MODEL_SHOWN_MAX).collect() })
+/// What a model's name stands for now, if the key may ask it.
+pub(crate) fn model(table: &RoutingTable, known: &Known, name: &str) -> Result<Model, Refusal> {
+    let shown = || name.chars().take(MODEL_SHOWN_MAX).collect();
+    if !known.may_ask(name) {
+        return Err(Refusal::ModelNotAllowed { model: shown() });
+    }
+    table.models.get(name).copied().ok_or_else(|| Refusal::UnknownModel { model: shown() })
 }
 
 /// Eight of the largest requests at once.
@@ -54,7 +52,7 @@ mod tests {
 
     #[test]
     fn a_tenant_holds_no_more_than_its_share_and_gives_it_back() {
-        let tenant = Arc::new(TenantEntry::for_test());
+        let tenant = Arc::new(TenantEntry::default());
         let largest = crate::receive::BODY_BYTES_MAX;
         let mut held: Vec<BodyBytes> = (0..8).map(|_| BodyBytes::none(tenant.clone())).collect();
         for body in &mut held {

@@ -10,13 +10,13 @@ use crate::receive::{self, Target};
 use crate::refusal::Refusal;
 use crate::relay::relay;
 use crate::settle::Record;
-use crate::tenants::Tenant;
+use crate::tenants::Known;
 use bytes::Bytes;
 use openai::models::{Model, ModelList};
 use openai::{Endpoint, RequestView};
 use serde::Serialize;
 use std::sync::Arc;
-use types::{RequestId, header};
+use types::{RequestId, UnixMs, header};
 
 /// Why a request's way ended early.
 pub(crate) enum Stop {
@@ -73,15 +73,15 @@ impl Answer for Arc<Edge> {
 impl Edge {
     async fn steps(&self, client: &mut Client, record: &mut Record<'_>) -> Result<(), Stop> {
         let target = receive::head(client)?;
-        let known = authenticate(&self.tenants, client)?;
-        record.known(known.tenant.name.clone());
+        let known = authenticate(&self.tenants, client, self.clock.wall())?;
+        record.known(known.tenant.clone());
         let endpoint = match target {
             Target::Generate(endpoint) => endpoint,
-            Target::ListModels => return self.list_models(client, record).await,
-            Target::ShowModel(model) => return self.show_model(client, record, &model).await,
+            Target::ListModels => return self.list_models(client, &known, record).await,
+            Target::ShowModel(model) => return self.show_model(client, &known, record, &model).await,
         };
-        let (body, held) = receive::body(client, BodyBytes::none(known.clone())).await?;
-        let asked = self.admit(&known.tenant, endpoint, body, record)?;
+        let (body, held) = receive::body(client, BodyBytes::none(known.entry.clone())).await?;
+        let asked = self.admit(&known, endpoint, body, record)?;
         let mut attempts = Attempts::new(self, &asked);
         let relayed = relay(client, &mut attempts, &asked, record).await;
         drop(held);
@@ -91,46 +91,51 @@ impl Edge {
     /// Reads what the request asks for, and mints what identifies it from here on.
     fn admit(
         &self,
-        tenant: &Tenant,
+        known: &Known,
         endpoint: Endpoint,
         body: Bytes,
         record: &mut Record<'_>,
     ) -> Result<Asked, Refusal> {
         let view = RequestView::parse(&body)?;
-        let version = admit::model_version(&self.routing_table.load(), &view)?;
+        let version = admit::model(&*self.routing_table()?, known, &view.model)?.version;
         record.asked_for(version);
         let headers = vec![
             (header::PROTOCOL, header::PROTOCOL_VERSION.to_owned()),
             (header::STREAM, header::STREAM_ANNOTATED.to_owned()),
             (header::REQUEST_ID, record.request_id().to_owned()),
             (header::CREATED_UNIX_MS, self.clock.wall().0.to_string()),
-            (header::TENANT, tenant.name.to_string()),
-            (header::PRIORITY, tenant.priority.to_string()),
+            (header::TENANT, known.tenant.to_string()),
+            (header::PRIORITY, known.priority().to_string()),
             (header::MODEL_VERSION, version.to_string()),
             // Minted here, so that every attempt of one request draws the same tokens.
             (header::SEED, u64::from_le_bytes(random()).to_string()),
         ];
-        let (stream, regions) = (view.stream, tenant.regions.clone());
+        let (stream, regions) = (view.stream, known.regions().map(<[_]>::to_vec));
         Ok(Asked { endpoint, body, version, regions, stream, headers })
     }
 
-    async fn list_models(&self, client: &mut Client, record: &mut Record<'_>) -> Result<(), Stop> {
-        let table = self.routing_table.load();
-        let models = table.models.keys().map(|name| Model::new(name.as_str(), CREATED_UNKNOWN)).collect();
+    /// What the key may ask.
+    async fn list_models(
+        &self,
+        client: &mut Client,
+        known: &Known,
+        record: &mut Record<'_>,
+    ) -> Result<(), Stop> {
+        let table = self.routing_table()?;
+        let models = table.models.iter().filter(|(name, _)| known.may_ask(name.as_str()));
+        let models = models.map(|(name, model)| Model::new(name.as_str(), seconds(model.created))).collect();
         self.answer_json(client, record, &ModelList::new(models)).await
     }
 
     async fn show_model(
         &self,
         client: &mut Client,
+        known: &Known,
         record: &mut Record<'_>,
-        model: &str,
+        name: &str,
     ) -> Result<(), Stop> {
-        if !self.routing_table.load().models.contains_key(model) {
-            let model = model.chars().take(MODEL_SHOWN_MAX).collect();
-            return Err(Refusal::UnknownModel { model }.into());
-        }
-        self.answer_json(client, record, &Model::new(model, CREATED_UNKNOWN)).await
+        let model = admit::model(&*self.routing_table()?, known, name)?;
+        self.answer_json(client, record, &Model::new(name, seconds(model.created))).await
     }
 
     async fn answer_json(
@@ -153,6 +158,7 @@ fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// The API demands a time; the routing table does not say when a model came.
-const CREATED_UNKNOWN: u64 = 0;
-const MODEL_SHOWN_MAX: usize = 128;
+/// The API counts in seconds.
+fn seconds(time: UnixMs) -> u64 {
+    time.0 / 1000
+}

@@ -11,9 +11,9 @@ use crate::refusal::Refusal;
 use crate::stream::{Form, Stream, StreamError};
 use bytes::Bytes;
 use openai::{Assembler, Endpoint};
-use policy::{Ask, NodeKey, Outcome, Permit, route};
+use policy::{Ask, Node, Outcome, Permit, route};
 use std::time::{Duration, Instant};
-use types::{Failure, LoadFrame, ModelVersion, RegionName, ReplicaId, StreamPosition, header};
+use types::{Failure, LoadFrame, ModelVersion, NodeKey, RegionName, ReplicaId, StreamPosition, header};
 
 /// A request that was let in.
 pub(crate) struct Asked {
@@ -126,7 +126,7 @@ impl<'a> Attempts<'a> {
         let edge = self.edge;
         let ask =
             Ask { version: self.asked.version, regions: self.asked.regions.as_deref(), tried: &self.nodes };
-        let table = edge.routing_table.load();
+        let table = edge.routing_table()?;
         let now = edge.clock.now();
         let mut health = edge.health();
         let plan = route(&table, &health, &edge.region, ask, now).map_err(|refused| {
@@ -138,7 +138,8 @@ impl<'a> Attempts<'a> {
             .into_iter()
             .find_map(|choice| Some((health.begin(&choice.node, now).ok()?, choice.node)));
         let (permit, node) = admitted.expect("the plan was made under the same lock, of nodes that admit");
-        Ok(Turn { edge, node, version: self.asked.version, permit: Some(permit) })
+        let entry = table.nodes.get(&node).expect("the plan was made of this table").clone();
+        Ok(Turn { edge, node, entry, version: self.asked.version, permit: Some(permit) })
     }
 
     /// One attempt, up to its first event.
@@ -159,8 +160,6 @@ impl<'a> Attempts<'a> {
     }
 
     async fn send(&self, turn: &Turn<'_>) -> Result<(Stream, Option<ReplicaId>), Failed> {
-        let table = self.edge.routing_table.load();
-        let node = table.nodes.get(&turn.node).ok_or_else(|| Failed::node("the node left the table"))?;
         let attempt = self.count().to_string();
         let left = self.deadline.saturating_duration_since(Instant::now());
         // The node is told a little less, so that its own word comes before our patience ends.
@@ -175,7 +174,7 @@ impl<'a> Attempts<'a> {
         }
         let path = self.asked.endpoint.path();
         let body = self.asked.body.clone();
-        let sent = self.edge.upstreams.send(node, "POST", path, &headers, body, left).await?;
+        let sent = self.edge.upstreams.send(&turn.entry, "POST", path, &headers, body, left).await?;
         self.edge.hear_load(&turn.node, self.asked.version, load_of(&sent));
         let (sent, start, prompt_tokens) = self.judge(turn, sent).await?;
         let form = match self.asked.stream {
@@ -265,6 +264,8 @@ fn load_of(upstream: &Upstream) -> Option<LoadFrame> {
 pub(crate) struct Turn<'a> {
     edge: &'a Edge,
     pub(crate) node: NodeKey,
+    /// As it was when it was chosen; the table may have lost it since.
+    entry: Node,
     version: ModelVersion,
     permit: Option<Permit>,
 }

@@ -2,11 +2,10 @@
 
 use crate::network::client::Client;
 use crate::refusal::Refusal;
-use crate::tenants::{TenantEntry, TenantTable};
-use std::sync::Arc;
-use types::ApiKey;
+use crate::tenants::{KeyRefused, Known, TenantTable};
+use types::{ApiKey, UnixMs};
 
-pub(crate) fn authenticate(tenants: &TenantTable, client: &Client) -> Result<Arc<TenantEntry>, Refusal> {
+pub(crate) fn authenticate(tenants: &TenantTable, client: &Client, now: UnixMs) -> Result<Known, Refusal> {
     let shown = client.header("authorization").ok_or(Refusal::NoKey)?;
     let shown = std::str::from_utf8(shown).map_err(|_| Refusal::BadKey)?;
     let (scheme, key) = shown.split_once(' ').ok_or(Refusal::NoKey)?;
@@ -14,5 +13,9 @@ pub(crate) fn authenticate(tenants: &TenantTable, client: &Client) -> Result<Arc
         return Err(Refusal::NoKey);
     }
     let key = ApiKey::parse(key.trim()).map_err(|_| Refusal::BadKey)?;
-    tenants.owner(&key).ok_or(Refusal::BadKey)
+    tenants.owner(&key, now).map_err(|refused| match refused {
+        KeyRefused::Unknown => Refusal::BadKey,
+        KeyRefused::Expired => Refusal::ExpiredKey,
+        KeyRefused::NoTable => Refusal::NoPicture { of: "tenant table" },
+    })
 }

@@ -17,7 +17,7 @@ impl Clock {
         Monotonic::from_micros(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
-    /// For records and people only.
+    /// For records and people, and for the ends of keys, which people set.
     pub(crate) fn wall(&self) -> UnixMs {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         UnixMs(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX))

@@ -1,5 +1,6 @@
 //! What an edge is told: `File` is what was written, `Config` is what can be run.
 
+use client::MemberAddress;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use types::{NodeName, RegionName};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
-    /// Where this edge stands; must be in the routing table.
+    /// Where this edge stands; must be a region that the control plane knows.
     pub region: RegionName,
     /// Unique among the edges of its region.
     pub name: NodeName,
@@ -20,12 +21,12 @@ pub struct File {
     pub tls: Option<TlsFile>,
     /// Health and metrics; never reachable by clients.
     pub admin: SocketAddr,
-    /// Directory with `ca.pem`, `cert.pem` and `key.pem`: who this edge is to agents.
+    /// Directory with `ca.pem`, `cert.pem` and `key.pem`: who this edge is to agents and to the control plane.
     pub identity: PathBuf,
-    /// `routing.toml`.
-    pub routing_table: PathBuf,
-    /// `tenants.toml`.
-    pub tenants: PathBuf,
+    /// The members of the control plane, nearest first.
+    pub control_plane: Vec<MemberAddress>,
+    /// Directory for what this edge keeps: the last good pictures of intent, to serve from without a control plane.
+    pub data: PathBuf,
     /// How long streams may go on once the edge is told to stop.
     #[serde(default = "drain_seconds")]
     pub drain_seconds: u64,
@@ -49,8 +50,8 @@ pub struct Config {
     pub tls: Option<TlsFile>,
     pub admin: SocketAddr,
     pub identity: PathBuf,
-    pub routing_table: PathBuf,
-    pub tenants: PathBuf,
+    pub control_plane: Vec<MemberAddress>,
+    pub data: PathBuf,
     pub drain: Duration,
 }
 
@@ -74,11 +75,18 @@ impl TryFrom<File> for Config {
         if !(1..=DRAIN_SECONDS_MAX).contains(&file.drain_seconds) {
             problems.push(format!("drain_seconds: must be from 1 to {DRAIN_SECONDS_MAX}"));
         }
-        let mut paths = vec![
-            ("identity", &file.identity),
-            ("routing_table", &file.routing_table),
-            ("tenants", &file.tenants),
-        ];
+        if !(1..=MEMBERS_MAX).contains(&file.control_plane.len()) {
+            problems.push(format!("control_plane: must list from 1 to {MEMBERS_MAX} members"));
+        }
+        for (at, member) in file.control_plane.iter().enumerate() {
+            if member.server_name.is_empty() {
+                problems.push(format!("control_plane[{at}].server_name: must not be empty"));
+            }
+        }
+        if file.data.exists() && !file.data.is_dir() {
+            problems.push(format!("data: {} is not a directory", file.data.display()));
+        }
+        let mut paths = vec![("identity", &file.identity)];
         if let Some(tls) = &file.tls {
             paths.extend([("tls.certificate", &tls.certificate), ("tls.key", &tls.key)]);
         }
@@ -97,8 +105,8 @@ impl TryFrom<File> for Config {
             tls: file.tls,
             admin: file.admin,
             identity: file.identity,
-            routing_table: file.routing_table,
-            tenants: file.tenants,
+            control_plane: file.control_plane,
+            data: file.data,
             drain: Duration::from_secs(file.drain_seconds),
         })
     }
@@ -110,6 +118,8 @@ fn drain_seconds() -> u64 {
 
 /// Longer than the longest answer; beyond it an upgrade never ends.
 const DRAIN_SECONDS_MAX: u64 = 3600;
+/// More than any group has voters and learners; each is dialled when those before it do not answer.
+const MEMBERS_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -123,15 +133,15 @@ mod tests {
             name = "e1"
             admin = "127.0.0.1:0"
             identity = "/nowhere/identity"
-            routing_table = "/nowhere/routing.toml"
-            tenants = "/nowhere/tenants.toml"
+            control_plane = []
+            data = "/dev/null"
             drain_seconds = 0
             "#,
         )
         .unwrap();
         let BadConfig(problems) = Config::try_from(file).unwrap_err();
         let fields: Vec<&str> = problems.iter().map(|line| line.split(':').next().unwrap()).collect();
-        assert_eq!(fields, ["listen or tls", "drain_seconds", "identity", "routing_table", "tenants"]);
+        assert_eq!(fields, ["listen or tls", "drain_seconds", "control_plane", "data", "identity"]);
     }
 
     #[test]

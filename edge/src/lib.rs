@@ -3,8 +3,9 @@
 //! The request's way, in reading order: [`answer`] is the table of contents · [`receive`] head and body ·
 //! [`authenticate`] who asks · [`admit`] what for · [`attempt`] to one node after the other, as `policy`
 //! chooses them · [`stream`] checks what comes back · [`relay`] hands it on · [`settle`] keeps the record.
-//! Beside it: [`config`], [`routing_table`] and [`tenants`] are read at start, [`probe`] watches the nodes,
-//! [`admin`] and [`metrics`] tell of it, [`refusal`] is what clients are told, [`network`] is the sockets.
+//! Beside it: [`config`] is read at start, [`intent`] keeps the [`routing_table`] and the [`tenants`] what operators
+//! want, [`probe`] watches the nodes, [`admin`] and [`metrics`] tell of it, [`refusal`] is what clients are told,
+//! [`network`] is the sockets.
 
 mod admin;
 mod admit;
@@ -13,43 +14,54 @@ mod attempt;
 mod authenticate;
 mod clock;
 pub mod config;
+mod intent;
 mod metrics;
 mod network;
 mod probe;
 mod receive;
 mod refusal;
 mod relay;
-pub mod routing_table;
+mod routing_table;
 mod settle;
 mod stream;
-pub mod tenants;
+mod tenants;
 
 pub use config::{BadConfig, Config, File};
 
-use arc_swap::ArcSwap;
+use admin::Told;
+use arc_swap::ArcSwapOption;
+use client::{Dialer, MemberAddress};
 use clock::Clock;
-use identity::Identity;
 use identity::files::Paths;
+use identity::{Identity, Live};
+use intent::Refusals;
 use metrics::Metrics;
 use network::listen::Listener;
 use network::tls::HttpsAcceptor;
 use network::upstream::Upstreams;
-use policy::{Health, NodeHealth, NodeKey, RoutingTable};
+use policy::{Health, NodeHealth, RoutingTable};
+use proto::signal::NodeReport;
+use refusal::Refusal;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tenants::TenantTable;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use types::{LoadFrame, ModelVersion, RegionName};
+use tokio_util::task::TaskTracker;
+use types::{LoadFrame, ModelVersion, NodeKey, RegionName};
 
 /// What all requests of one edge share.
 pub(crate) struct Edge {
     region: RegionName,
     clock: Clock,
     tenants: TenantTable,
-    routing_table: ArcSwap<RoutingTable>,
+    /// None before there was any.
+    routing_table: ArcSwapOption<RoutingTable>,
+    table_changed: Notify,
+    refusals: Refusals,
     health: Mutex<Health>,
     upstreams: Upstreams,
     metrics: Arc<Metrics>,
@@ -63,46 +75,39 @@ pub enum StartError {
     Identity(#[from] identity::LoadError),
     #[error("the identity in {dir} is {found}, not an edge in {region}")]
     WrongIdentity { dir: String, found: String, region: RegionName },
-    #[error("cannot use the routing table")]
-    RoutingTable(#[from] routing_table::ReadTableError),
-    #[error("cannot use the tenant table")]
-    Tenants(#[from] tenants::ReadTenantsError),
+    #[error("cannot keep pictures of intent")]
+    Intent(#[from] client::follow::OpenError),
     #[error("cannot serve HTTPS")]
     Tls(#[from] network::tls::TlsError),
     #[error("cannot listen on {address}; if another process does, stop it or choose another address")]
     Listen { address: SocketAddr, source: io::Error },
 }
 
-/// Everything that is read before the first socket is opened.
+/// Everything that is read before the first socket is opened, but for the pictures of intent.
 pub struct Prepared {
     config: Config,
-    tenants: TenantTable,
-    table: RoutingTable,
+    identity: Identity,
     tls: Option<(SocketAddr, HttpsAcceptor)>,
 }
 
 /// Reads and checks all that the configuration points to, and names everything that is wrong with it.
 pub fn prepare(config: Config) -> Result<Prepared, Vec<StartError>> {
-    let identity = check_identity(&config);
-    let table = routing_table::read(&config.routing_table, &config.region).map_err(StartError::from);
-    let tenants = TenantTable::read(&config.tenants).map_err(StartError::from);
+    let identity = own_identity(&config);
     let tls = config.tls.as_ref().map(|tls| {
         let acceptor = network::tls::acceptor(&tls.certificate, &tls.key)?;
         Ok::<_, StartError>((tls.listen, acceptor))
     });
-    match (identity, table, tenants, tls.transpose()) {
-        (Ok(()), Ok(table), Ok(tenants), Ok(tls)) => Ok(Prepared { config, tenants, table, tls }),
-        (identity, table, tenants, tls) => {
-            Err([identity.err(), table.err(), tenants.err(), tls.err()].into_iter().flatten().collect())
-        }
+    match (identity, tls.transpose()) {
+        (Ok(identity), Ok(tls)) => Ok(Prepared { config, identity, tls }),
+        (identity, tls) => Err([identity.err(), tls.err()].into_iter().flatten().collect()),
     }
 }
 
-fn check_identity(config: &Config) -> Result<(), StartError> {
+fn own_identity(config: &Config) -> Result<Identity, StartError> {
     let identity = Identity::load(&config.identity)?;
     let name = identity.name();
     if name.role == identity::Role::Edge && name.region == config.region {
-        return Ok(());
+        return Ok(identity);
     }
     let (dir, found) = (config.identity.display().to_string(), name.to_string());
     Err(StartError::WrongIdentity { dir, found, region: config.region.clone() })
@@ -110,21 +115,24 @@ fn check_identity(config: &Config) -> Result<(), StartError> {
 
 /// Serves until `shutdown`, then lets what has begun come to its end.
 pub async fn run(prepared: Prepared, shutdown: CancellationToken) -> Result<(), StartError> {
-    let Prepared { config, tenants, table, tls } = prepared;
+    let Prepared { config, identity, tls } = prepared;
+    let cluster = identity.name().cluster.clone();
+    let identity = Live::new(identity);
     let metrics = Arc::new(Metrics::new());
     let drain = CancellationToken::new();
-    let mut health = Health::default();
-    health.follow(&table);
     let edge = Arc::new(Edge {
         region: config.region.clone(),
         clock: Clock::start(),
-        tenants,
-        routing_table: ArcSwap::from_pointee(table),
-        health: Mutex::new(health),
-        upstreams: Upstreams::new(&Paths::in_dir(&config.identity)),
+        tenants: TenantTable::default(),
+        routing_table: ArcSwapOption::empty(),
+        table_changed: Notify::new(),
+        refusals: Refusals::default(),
+        health: Mutex::default(),
+        upstreams: Upstreams::new(&Paths::in_dir(&config.identity).authority, identity.clone()),
         metrics: metrics.clone(),
         drain: drain.clone(),
     });
+    let followers = intent::open(&edge, &config, &cluster)?;
     // All sockets are bound before the first request is taken, so a busy port costs nobody an answer.
     let plain = match config.listen {
         Some(address) => Some(listen(address).await?),
@@ -143,8 +151,15 @@ pub async fn run(prepared: Prepared, shutdown: CancellationToken) -> Result<(), 
     if let Some((socket, acceptor)) = secure {
         tokio::spawn(listener.clone().accept(socket, Some(acceptor)));
     }
+    let told = Told { edge: edge.clone(), standings: followers.standings(), identity: identity.clone() };
+    let admin = tokio::spawn(axum::serve(admin, admin::routes(told)).into_future());
     let probes = tokio::spawn(probe::probe_all(edge.clone()));
-    let admin = tokio::spawn(axum::serve(admin, admin::routes(edge.clone())).into_future());
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let (dialer, members) = (Dialer::new(identity.clone()), config.control_plane);
+    followers.go_live(&dialer, &members, &stop, &tasks);
+    tasks.spawn(hear_reports(edge.clone(), dialer.clone(), members.clone(), stop.clone()));
+    let renewed = client::renew::keep_renewed(identity, config.identity, dialer, members, stop.clone());
+    tasks.spawn(renewed);
     tracing::info!(region = %config.region, edge = %config.name, "edge serves");
 
     shutdown.cancelled().await;
@@ -155,9 +170,25 @@ pub async fn run(prepared: Prepared, shutdown: CancellationToken) -> Result<(), 
         let in_flight = edge.metrics.requests_in_flight.get();
         tracing::warn!(in_flight, "drain deadline passed; the rest is cut off");
     }
+    stop.cancel();
     probes.abort();
     admin.abort();
+    tasks.close();
+    // What is kept on disk is whole at every instant, so nothing is lost with a task that does not end.
+    let _ = tokio::time::timeout(STOP_MAX, tasks.wait()).await;
     Ok(())
+}
+
+/// What all agents told the control plane of their load, once a second.
+async fn hear_reports(edge: Arc<Edge>, dialer: Dialer, members: Vec<MemberAddress>, stop: CancellationToken) {
+    let take = |reports: Vec<NodeReport>| {
+        let now = edge.clock.now();
+        let mut health = edge.health();
+        for report in reports {
+            health.reported(&report.node, &report.loads, report.age, now);
+        }
+    };
+    client::signal::pictures(dialer, members, take, stop).await;
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
@@ -165,6 +196,22 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
 }
 
 impl Edge {
+    fn routing_table(&self) -> Result<Arc<RoutingTable>, Refusal> {
+        self.routing_table.load_full().ok_or(Refusal::NoPicture { of: "routing table" })
+    }
+
+    /// Decides by another table from now on. Requests on their way go on where they are.
+    fn follow(&self, table: RoutingTable) {
+        let table = Arc::new(table);
+        {
+            let mut health = self.health();
+            health.follow(&table);
+            self.routing_table.store(Some(table.clone()));
+        }
+        self.upstreams.follow(&table);
+        self.table_changed.notify_one();
+    }
+
     fn health(&self) -> MutexGuard<'_, Health> {
         self.health.lock().expect("no holder of this lock panics")
     }
@@ -187,3 +234,4 @@ impl Edge {
 }
 
 const DOWN_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+const STOP_MAX: Duration = Duration::from_secs(1);

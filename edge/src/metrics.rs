@@ -1,7 +1,8 @@
 //! What an edge counts. Labels come from closed sets.
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 pub(crate) struct Metrics {
@@ -16,6 +17,13 @@ pub(crate) struct Metrics {
     pub(crate) connections: IntGauge,
     pub(crate) connections_refused: IntCounter,
     pub(crate) panics: IntCounter,
+    pub(crate) intent_revision: IntGaugeVec,
+    pub(crate) intent_live: IntGaugeVec,
+    pub(crate) pictures_refused: IntCounterVec,
+    pub(crate) keys: IntGauge,
+    pub(crate) tenants: IntGauge,
+    pub(crate) nodes: IntGauge,
+    pub(crate) certificate_expiry_seconds: IntGauge,
 }
 
 /// A gauge that is counted by guards, so that no way out of a request forgets it.
@@ -50,6 +58,9 @@ impl Metrics {
         let counters = |name: &str, help: &str, label: &str| {
             register(&registry, IntCounterVec::new(Opts::new(name, help), &[label]).expect("a fixed name"))
         };
+        let gauges = |name: &str, help: &str, label: &str| {
+            register(&registry, IntGaugeVec::new(Opts::new(name, help), &[label]).expect("a fixed name"))
+        };
         let first_token = HistogramOpts::new(
             "rhumb_edge_first_token_seconds",
             "From the end of a request's head to its first token.",
@@ -73,6 +84,28 @@ impl Metrics {
                 "Connections beyond the bound, in total or for one address.",
             ),
             panics: counter("rhumb_edge_panics_total", "Requests that panicked. Always a defect."),
+            intent_revision: gauges(
+                "rhumb_edge_intent_revision",
+                "Revision of the picture of intent in use; 0 = none.",
+                "interest",
+            ),
+            intent_live: gauges(
+                "rhumb_edge_intent_live",
+                "1 while a member of the control plane sends; 0 = living from the last good picture.",
+                "interest",
+            ),
+            pictures_refused: counters(
+                "rhumb_edge_intent_refused_total",
+                "Pictures of intent that this edge could not use.",
+                "interest",
+            ),
+            keys: gauge("rhumb_edge_keys", "API keys in the tenant table."),
+            tenants: gauge("rhumb_edge_tenants", "Tenants in the tenant table."),
+            nodes: gauge("rhumb_edge_nodes", "Nodes in the routing table."),
+            certificate_expiry_seconds: gauge(
+                "rhumb_edge_certificate_expiry_seconds",
+                "When this edge's own certificate expires, in seconds since 1970.",
+            ),
             registry,
         }
     }

@@ -2,12 +2,14 @@
 //!
 //! In reading order: [`socket`] a TCP stream that pingora takes · [`listen`] accepts connections and bounds
 //! them · [`http1`] and [`http2`] find requests on a connection · [`client`] one request and its answer ·
-//! [`upstream`] one request to a node and its stream · [`tls`] what HTTPS clients see.
+//! [`upstream`] one request to a node and its stream · [`credential`] what nodes are shown · [`tls`] what HTTPS
+//! clients see.
 //!
 //! Pingora's sessions do the protocols; the loops around them are ours, because pingora's own service has no
 //! deadline for heads, preface and handshake, takes megabytes of head, and loses requests at drain.
 
 pub(crate) mod client;
+mod credential;
 mod http1;
 mod http2;
 pub(crate) mod listen;

@@ -1,21 +1,47 @@
 //! Asks each node once a second how it is; one that serves nothing, more often.
 
 use crate::Edge;
-use policy::{Node, NodeKey};
+use policy::Node;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-use types::{LoadFrame, ModelVersion};
+use tokio_util::task::AbortOnDropHandle;
+use types::{LoadFrame, ModelVersion, NodeKey};
 
-/// Probes every node of the routing table until the edge ends.
+/// One node being probed; dropping it ends that.
+struct Probe {
+    ingress: SocketAddr,
+    server_name: String,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// Probes the nodes of the routing table, whatever it becomes.
 pub(crate) async fn probe_all(edge: Arc<Edge>) {
-    let mut tasks = tokio::task::JoinSet::new();
-    let nodes: BTreeMap<NodeKey, Node> = edge.routing_table.load().nodes.clone();
-    for (key, node) in nodes {
-        tasks.spawn(probe(edge.clone(), key, node));
+    let mut probes = BTreeMap::new();
+    loop {
+        if let Some(table) = edge.routing_table.load_full() {
+            follow(&edge, &mut probes, &table.nodes);
+        }
+        edge.table_changed.notified().await;
     }
-    while tasks.join_next().await.is_some() {}
+}
+
+/// Probes of nodes that stay where they are go on undisturbed.
+fn follow(edge: &Arc<Edge>, probes: &mut BTreeMap<NodeKey, Probe>, nodes: &BTreeMap<NodeKey, Node>) {
+    probes.retain(|key, probe| {
+        nodes
+            .get(key)
+            .is_some_and(|node| node.ingress == probe.ingress && node.server_name == probe.server_name)
+    });
+    for (key, node) in nodes {
+        probes.entry(key.clone()).or_insert_with(|| Probe {
+            ingress: node.ingress,
+            server_name: node.server_name.clone(),
+            _task: AbortOnDropHandle::new(tokio::spawn(probe(edge.clone(), key.clone(), node.clone()))),
+        });
+    }
 }
 
 async fn probe(edge: Arc<Edge>, key: NodeKey, node: Node) {

@@ -16,6 +16,12 @@ pub(crate) enum Refusal {
     NoKey,
     #[error("the API key is not valid")]
     BadKey,
+    #[error("the API key has expired; ask for another")]
+    ExpiredKey,
+    #[error("this key may not ask the model {model:?}")]
+    ModelNotAllowed { model: String },
+    #[error("this edge has no {of} yet; it waits for the control plane")]
+    NoPicture { of: &'static str },
     #[error("bodies encoded as {encoding:?} are not accepted; send plain JSON")]
     Encoded { encoding: String },
     #[error("the body is larger than {} bytes", crate::receive::BODY_BYTES_MAX)]
@@ -48,7 +54,9 @@ impl Refusal {
             Self::NoHost => (400, REQUEST, "missing_host"),
             Self::UnknownPath { .. } => (404, REQUEST, "unknown_url"),
             Self::WrongMethod { .. } => (405, REQUEST, "method_not_allowed"),
-            Self::NoKey | Self::BadKey => (401, REQUEST, "invalid_api_key"),
+            Self::NoKey | Self::BadKey | Self::ExpiredKey => (401, REQUEST, "invalid_api_key"),
+            Self::ModelNotAllowed { .. } => (403, REQUEST, "model_not_allowed"),
+            Self::NoPicture { .. } => (503, SERVER, "not_ready"),
             Self::Encoded { .. } => (415, REQUEST, "unsupported_content_encoding"),
             Self::BodyTooLarge => (413, REQUEST, "request_too_large"),
             Self::BodyTooSlow(_) | Self::BodyStalled => (408, REQUEST, "body_timeout"),
@@ -61,8 +69,8 @@ impl Refusal {
             Self::AttemptsFailed { .. } => (503, SERVER, "upstream_failed"),
         };
         let error = ErrorObject::new(self.to_string(), kind, code);
-        let error = if matches!(self, Self::UnknownModel { .. }) { error.about("model") } else { error };
-        (status, error)
+        let about_model = matches!(self, Self::UnknownModel { .. } | Self::ModelNotAllowed { .. });
+        (status, if about_model { error.about("model") } else { error })
     }
 
     /// How long the client should wait; SDKs take at most 120 s.
@@ -71,7 +79,7 @@ impl Refusal {
             Self::TooManyBytes => Duration::from_secs(1),
             Self::NoRoute(NoRoute::BreakersOpen { wait }) => *wait,
             Self::NoRoute(NoRoute::Residency) => return None,
-            Self::NoRoute(_) => Duration::from_secs(2),
+            Self::NoRoute(_) | Self::NoPicture { .. } => Duration::from_secs(2),
             Self::AttemptsFailed { retry_after, .. } => retry_after.unwrap_or(Duration::from_secs(1)),
             _ => return None,
         };
@@ -104,6 +112,8 @@ mod tests {
             (status, error.code.unwrap())
         };
         assert_eq!(seen(Refusal::BadKey), (401, "invalid_api_key".into()));
+        assert_eq!(seen(Refusal::ExpiredKey), (401, "invalid_api_key".into()));
+        assert_eq!(seen(Refusal::ModelNotAllowed { model: "x".into() }), (403, "model_not_allowed".into()));
         assert_eq!(seen(Refusal::UnknownModel { model: "x".into() }), (404, "model_not_found".into()));
         assert_eq!(seen(Refusal::BodyTooLarge), (413, "request_too_large".into()));
         assert_eq!(seen(Refusal::NoRoute(NoRoute::Down)), (503, "no_capacity".into()));

@@ -1,100 +1,233 @@
-//! The routing table on disk: `routing.toml`.
+//! The routing table, made of a picture of intent. Pure, so that a picture is judged before it is used.
 
-use policy::{BadTable, Node, NodeKey, RoutingTable};
-use serde::{Deserialize, Serialize};
-use std::io;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use types::{ModelName, ModelVersion, NodeName, Place, RegionName, ZoneName};
+use policy::{Model, Node, Region, RoutingTable};
+use std::collections::{BTreeMap, BTreeSet};
+use types::RegionName;
+use types::intent::{Deployment, Drain, DrainScope, Kind, Resource, ResourceId, Stored};
 
-/// `routing.toml`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RoutingFile {
-    #[serde(default)]
-    pub regions: Vec<RegionEntry>,
-    #[serde(default)]
-    pub nodes: Vec<NodeEntry>,
-    #[serde(default)]
-    pub models: Vec<ModelEntry>,
+/// What the table is made of.
+pub(crate) const KINDS: [Kind; 7] =
+    [Kind::Region, Kind::Zone, Kind::Node, Kind::Model, Kind::Version, Kind::Deployment, Kind::Drain];
+
+/// The table for an edge that stands in `here`, or everything that is wrong with the picture.
+pub(crate) fn of<'a>(
+    picture: impl Iterator<Item = &'a Stored>,
+    here: &RegionName,
+) -> Result<RoutingTable, Vec<String>> {
+    let mut making = Making::default();
+    picture.for_each(|stored| making.add(stored));
+    let (table, mut problems) = making.finish();
+    problems.extend(table.problems(here).iter().map(ToString::to_string));
+    if problems.is_empty() { Ok(table) } else { Err(problems) }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RegionEntry {
-    pub name: RegionName,
-    pub latitude: f64,
-    pub longitude: f64,
+/// A table of which not everything has been seen yet.
+#[derive(Default)]
+struct Making<'a> {
+    table: RoutingTable,
+    zones: BTreeSet<ResourceId>,
+    models: BTreeMap<ResourceId, &'a Stored>,
+    versions: BTreeMap<ResourceId, &'a Resource>,
+    deployments: Vec<&'a Deployment>,
+    drains: Vec<&'a Drain>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NodeEntry {
-    pub region: RegionName,
-    pub node: NodeName,
-    pub zone: ZoneName,
-    pub ingress: SocketAddr,
-    /// What the agent's certificate is valid for.
-    pub server_name: String,
-}
+impl<'a> Making<'a> {
+    fn add(&mut self, stored: &'a Stored) {
+        match &stored.resource {
+            Resource::Region(region) => {
+                let row = Region { place: region.place(), drained: false };
+                self.table.regions.insert(region.name.clone(), row);
+            }
+            Resource::Node(node) => {
+                let row = Node {
+                    zone: node.zone.clone(),
+                    ingress: node.ingress,
+                    server_name: node.server_name.clone(),
+                    drained: false,
+                };
+                self.table.nodes.insert(node.key.clone(), row);
+            }
+            Resource::Zone(_) => drop(self.zones.insert(stored.resource.id())),
+            Resource::Model(_) => drop(self.models.insert(stored.resource.id(), stored)),
+            Resource::Version(_) => drop(self.versions.insert(stored.resource.id(), &stored.resource)),
+            Resource::Deployment(deployment) => self.deployments.push(deployment),
+            Resource::Drain(drain) => self.drains.push(drain),
+            // Not in this table's interest.
+            Resource::Policy(_) | Resource::Tenant(_) | Resource::Key(_) => {}
+        }
+    }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelEntry {
-    pub name: ModelName,
-    pub version: ModelVersion,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum ReadTableError {
-    #[error("cannot read the routing table {}", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("{} is not a routing table", path.display())]
-    Parse { path: PathBuf, source: Box<toml::de::Error> },
-    #[error("{}: {} is listed twice", path.display(), what)]
-    Duplicate { path: PathBuf, what: String },
-    #[error("{}: {}", path.display(), problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Contradiction { path: PathBuf, problems: Vec<BadTable> },
-}
-
-/// Reads the table for an edge that stands in `here`.
-pub fn read(path: &Path, here: &RegionName) -> Result<RoutingTable, ReadTableError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ReadTableError::Read { path: path.to_owned(), source })?;
-    let file: RoutingFile = toml::from_str(&text)
-        .map_err(|source| ReadTableError::Parse { path: path.to_owned(), source: Box::new(source) })?;
-    let table =
-        file.into_table().map_err(|what| ReadTableError::Duplicate { path: path.to_owned(), what })?;
-    let problems = table.problems(here);
-    if problems.is_empty() {
-        Ok(table)
-    } else {
-        Err(ReadTableError::Contradiction { path: path.to_owned(), problems })
+    /// The table, and what in the picture leads nowhere.
+    fn finish(mut self) -> (RoutingTable, Vec<String>) {
+        let mut problems = Vec::new();
+        let mut missing = |by: ResourceId, named: ResourceId| {
+            problems.push(format!("{by} names {named}, which is not there"));
+        };
+        for (key, node) in &self.table.nodes {
+            let zone = ResourceId::Zone(key.region.clone(), node.zone.clone());
+            if !self.zones.contains(&zone) {
+                missing(ResourceId::Node(key.clone()), zone);
+            }
+        }
+        for drain in self.drains {
+            let drained = match &drain.scope {
+                DrainScope::Region(name) => self.table.regions.get_mut(name).map(|row| &mut row.drained),
+                DrainScope::Node(key) => self.table.nodes.get_mut(key).map(|row| &mut row.drained),
+            };
+            match (drained, &drain.scope) {
+                (Some(drained), _) => *drained = true,
+                (None, DrainScope::Region(name)) => {
+                    missing(ResourceId::Drain(drain.scope.clone()), ResourceId::Region(name.clone()));
+                }
+                (None, DrainScope::Node(key)) => {
+                    missing(ResourceId::Drain(drain.scope.clone()), ResourceId::Node(key.clone()));
+                }
+            }
+        }
+        let mut others = Vec::new();
+        for deployment in self.deployments {
+            let by = ResourceId::Deployment(deployment.model.clone());
+            let model = ResourceId::Model(deployment.model.clone());
+            let version = ResourceId::Version(deployment.version);
+            match self.versions.get(&version) {
+                Some(Resource::Version(known)) if known.model != deployment.model => {
+                    others.push(format!("{by} names {version}, which is one of {}", known.model));
+                }
+                Some(_) => {}
+                None => missing(by.clone(), version),
+            }
+            let Some(stored) = self.models.get(&model) else {
+                missing(by, model);
+                continue;
+            };
+            if deployment.placements.iter().any(|placement| placement.replicas_per_node > 0) {
+                let row = Model { version: deployment.version, created: stored.created_unix_ms };
+                self.table.models.insert(deployment.model.clone(), row);
+            }
+        }
+        problems.extend(others);
+        (self.table, problems)
     }
 }
 
-impl RoutingFile {
-    /// The error names what is there twice.
-    fn into_table(self) -> Result<RoutingTable, String> {
-        let mut table = RoutingTable::default();
-        for region in self.regions {
-            let place = Place { latitude: region.latitude, longitude: region.longitude };
-            if table.regions.insert(region.name.clone(), place).is_some() {
-                return Err(format!("region {}", region.name));
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use types::intent::{self, EngineSettings, Placement, Revision, Version, Zone};
+    use types::{ModelVersion, NodeKey, UnixMs};
+
+    fn region(name: &str) -> Resource {
+        Resource::Region(intent::Region {
+            name: name.parse().unwrap(),
+            latitude_e6: 1_500_000,
+            longitude_e6: 0,
+        })
+    }
+
+    fn zone(region: &str) -> Resource {
+        Resource::Zone(Zone { region: region.parse().unwrap(), name: "a".parse().unwrap() })
+    }
+
+    fn node(key: &str) -> Resource {
+        Resource::Node(intent::Node {
+            key: key.parse().unwrap(),
+            zone: "a".parse().unwrap(),
+            ingress: ([127, 0, 0, 1], 7443).into(),
+            server_name: "n1.region-agent.us-east.rhumb.internal".to_owned(),
+        })
+    }
+
+    fn version(byte: u8) -> ModelVersion {
+        ModelVersion::from_digest([byte; 32])
+    }
+
+    fn model(name: &str) -> Resource {
+        Resource::Model(intent::Model { name: name.parse().unwrap() })
+    }
+
+    fn version_of(byte: u8, model: &str) -> Resource {
+        Resource::Version(Version {
+            version: version(byte),
+            model: model.parse().unwrap(),
+            source: String::new(),
+        })
+    }
+
+    fn deployment(model: &str, byte: u8, replicas_per_node: u16) -> Resource {
+        Resource::Deployment(Deployment {
+            model: model.parse().unwrap(),
+            version: version(byte),
+            placements: vec![Placement { region: "us-east".parse().unwrap(), replicas_per_node }],
+            engine: EngineSettings::default(),
+        })
+    }
+
+    fn drain(scope: &str) -> Resource {
+        Resource::Drain(Drain { scope: scope.parse().unwrap(), reason: String::new(), until_unix_ms: None })
+    }
+
+    fn made(resources: Vec<Resource>) -> Result<RoutingTable, Vec<String>> {
+        let store = |resource| Stored { resource, revision: Revision(1), created_unix_ms: UnixMs(7_000) };
+        let picture: Vec<Stored> = resources.into_iter().map(store).collect();
+        of(picture.iter(), &"us-east".parse().unwrap())
+    }
+
+    #[test]
+    fn a_picture_becomes_a_table() {
+        // In no order.
+        let table = made(vec![
+            drain("eu-west"),
+            drain("us-east/n2"),
+            deployment("placed", 1, 2),
+            deployment("nowhere", 2, 0),
+            version_of(1, "placed"),
+            version_of(2, "nowhere"),
+            model("placed"),
+            model("nowhere"),
+            model("undeployed"),
+            node("us-east/n1"),
+            node("us-east/n2"),
+            zone("us-east"),
+            region("eu-west"),
+            region("us-east"),
+        ])
+        .unwrap();
+        let drained: Vec<String> =
+            table.nodes.iter().filter(|(_, node)| node.drained).map(|(key, _)| key.to_string()).collect();
+        assert_eq!(drained, ["us-east/n2"]);
+        assert_eq!(table.regions["eu-west"].place.latitude, 1.5);
+        assert_eq!([table.regions["eu-west"].drained, table.regions["us-east"].drained], [true, false]);
+        let placed = Model { version: version(1), created: UnixMs(7_000) };
+        assert_eq!(table.models.into_iter().collect::<Vec<_>>(), [("placed".parse().unwrap(), placed)]);
+        assert!(table.nodes.contains_key(&"us-east/n1".parse::<NodeKey>().unwrap()));
+    }
+
+    #[test]
+    fn every_contradiction_is_named() {
+        let problems = made(vec![
+            region("eu-west"),
+            node("ap-south/n1"),
+            drain("mars"),
+            drain("eu-west/n9"),
+            model("one"),
+            version_of(1, "one"),
+            deployment("two", 1, 1),
+            deployment("one", 2, 1),
+        ])
+        .unwrap_err()
+        .join("\n");
+        for named in [
+            "node/ap-south/n1 names zone/ap-south/a",
+            "drain/mars names region/mars",
+            "drain/eu-west/n9 names node/eu-west/n9",
+            "deployment/two names model/two",
+            "which is one of one",
+            "deployment/one names version/",
+            "region us-east, where this edge stands",
+            "stands in region ap-south",
+        ] {
+            assert!(problems.contains(named), "{named}: {problems}");
         }
-        for entry in self.nodes {
-            let key = NodeKey { region: entry.region, node: entry.node };
-            let node = Node { zone: entry.zone, ingress: entry.ingress, server_name: entry.server_name };
-            if table.nodes.insert(key.clone(), node).is_some() {
-                return Err(format!("node {key}"));
-            }
-        }
-        for model in self.models {
-            if table.models.insert(model.name.clone(), model.version).is_some() {
-                return Err(format!("model {}", model.name));
-            }
-        }
-        Ok(table)
     }
 }

@@ -1,8 +1,7 @@
 //! What is kept of a request when it is over, whatever way it ended.
 
 use crate::Edge;
-use policy::NodeKey;
-use types::{ModelVersion, Monotonic, RequestId, TenantName};
+use types::{ModelVersion, Monotonic, NodeKey, RequestId, TenantName};
 
 /// The access record of one request. It is written when dropped, so that no way out forgets it.
 pub(crate) struct Record<'a> {

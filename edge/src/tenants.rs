@@ -1,152 +1,236 @@
-//! The tenant table: who may ask, proven by which keys. Complete on every edge, read from `tenants.toml`.
+//! The tenant table: who may ask, proven by which keys. Complete on every edge, and changed in place.
+//!
+//! Its rows lead into the picture of intent that this edge holds anyway, so a key costs one entry of an index.
+//! What a policy says is looked up when a request comes: a policy of many tenants changes in one place.
 
-use serde::{Deserialize, Serialize};
+use client::{Changed, Event, Picture};
 use std::collections::HashMap;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, PoisonError, RwLock};
 use subtle::ConstantTimeEq;
-use types::{ApiKey, KeyHash, KeyId, Priority, RegionName, TenantName};
+use types::intent::{Policy, Resource, ResourceId, Stored};
+use types::{ApiKey, KeyId, PolicyName, Priority, RegionName, TenantName, UnixMs};
 
-/// `tenants.toml`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TenantFile {
-    #[serde(default)]
-    pub tenants: Vec<Tenant>,
-    #[serde(default)]
-    pub keys: Vec<KeyEntry>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tenant {
-    pub name: TenantName,
-    /// Where this tenant's requests may go; absent = everywhere.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub regions: Option<Vec<RegionName>>,
-    #[serde(default)]
-    pub priority: Priority,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KeyEntry {
-    pub id: KeyId,
-    pub tenant: TenantName,
-    pub hash: KeyHash,
-}
-
-/// Keys by their id.
 #[derive(Debug, Default)]
 pub(crate) struct TenantTable {
-    keys: HashMap<KeyId, (KeyHash, Arc<TenantEntry>)>,
+    /// None before there was any picture. Held for a few lines at a time, by readers and writers alike.
+    rows: RwLock<Option<Rows>>,
 }
 
-/// A tenant and what it holds of this edge.
+#[derive(Debug, Default)]
+struct Rows {
+    keys: HashMap<KeyId, Arc<Stored>>,
+    tenants: HashMap<TenantName, TenantRow>,
+    policies: HashMap<PolicyName, Arc<Stored>>,
+}
+
 #[derive(Debug)]
+struct TenantRow {
+    stored: Arc<Stored>,
+    entry: Arc<TenantEntry>,
+}
+
+/// What a tenant holds of this edge; stays the same whatever changes about the tenant.
+#[derive(Debug, Default)]
 pub(crate) struct TenantEntry {
-    pub(crate) tenant: Tenant,
     /// Bodies of requests in flight: an attempt may need one again until its answer is complete.
     pub(crate) body_bytes: AtomicUsize,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum ReadTenantsError {
-    #[error("cannot read the tenant table {}", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("{} is not a tenant table", path.display())]
-    Parse { path: PathBuf, source: Box<toml::de::Error> },
-    #[error("{}: {problem}", path.display())]
-    Contradiction { path: PathBuf, problem: String },
+/// Who asks, and what follows from it for this request. Later changes do not touch it.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) tenant: TenantName,
+    pub(crate) entry: Arc<TenantEntry>,
+    policy: Option<Arc<Stored>>,
+    key: Arc<Stored>,
+}
+
+/// Why a key opens nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyRefused {
+    Unknown,
+    Expired,
+    /// There is no tenant table yet.
+    NoTable,
+}
+
+/// How much the table holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Counts {
+    pub(crate) keys: usize,
+    pub(crate) tenants: usize,
 }
 
 impl TenantTable {
-    pub(crate) fn read(path: &Path) -> Result<Self, ReadTenantsError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ReadTenantsError::Read { path: path.to_owned(), source })?;
-        let file: TenantFile = toml::from_str(&text)
-            .map_err(|source| ReadTenantsError::Parse { path: path.to_owned(), source: Box::new(source) })?;
-        Self::from_file(file)
-            .map_err(|problem| ReadTenantsError::Contradiction { path: path.to_owned(), problem })
-    }
-
-    fn from_file(file: TenantFile) -> Result<Self, String> {
-        let mut tenants = HashMap::new();
-        for tenant in file.tenants {
-            let name = tenant.name.clone();
-            let entry = TenantEntry { tenant, body_bytes: AtomicUsize::new(0) };
-            if tenants.insert(name.clone(), Arc::new(entry)).is_some() {
-                return Err(format!("tenant {name} is listed twice"));
-            }
-        }
-        let mut keys = HashMap::new();
-        for key in file.keys {
-            let Some(tenant) = tenants.get(&key.tenant) else {
-                return Err(format!("key {} belongs to tenant {}, which is not listed", key.id, key.tenant));
-            };
-            if keys.insert(key.id, (key.hash, tenant.clone())).is_some() {
-                return Err(format!("key {} is listed twice", key.id));
-            }
-        }
-        Ok(Self { keys })
-    }
-
     /// Whose key this is. The secret is hashed and compared also where the id is unknown, so that the time
     /// tells no one which ids exist.
-    pub(crate) fn owner(&self, key: &ApiKey) -> Option<Arc<TenantEntry>> {
-        let shown = key.hash();
-        let entry = self.keys.get(&key.id());
-        let kept = entry.map_or(&[0; 32], |(hash, _)| hash.as_bytes());
-        let proven: bool = shown.as_bytes().ct_eq(kept).into();
-        entry.filter(|_| proven).map(|(_, tenant)| tenant.clone())
-    }
-}
-
-#[cfg(test)]
-impl TenantEntry {
-    pub(crate) fn for_test() -> Self {
-        let tenant = Tenant {
-            name: "acme".parse().expect("a tenant's name"),
-            regions: None,
-            priority: Priority::Standard,
+    pub(crate) fn owner(&self, shown: &ApiKey, now: UnixMs) -> Result<Known, KeyRefused> {
+        let hash = shown.hash();
+        let (key, tenant) = {
+            let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
+            let rows = rows.as_ref().ok_or(KeyRefused::NoTable)?;
+            (rows.keys.get(&shown.id()).cloned(), rows.tenant_of(shown.id()))
         };
-        Self { tenant, body_bytes: AtomicUsize::new(0) }
+        let kept = match key.as_deref() {
+            Some(Stored { resource: Resource::Key(key), .. }) => Some(key),
+            _ => None,
+        };
+        let proven: bool = hash.as_bytes().ct_eq(kept.map_or(&[0; 32], |key| key.hash.as_bytes())).into();
+        let kept = kept.filter(|_| proven).ok_or(KeyRefused::Unknown)?;
+        if kept.expires_unix_ms.is_some_and(|expires| expires <= now) {
+            return Err(KeyRefused::Expired);
+        }
+        let name = kept.tenant.clone();
+        let (entry, policy) = tenant.ok_or(KeyRefused::Unknown)?;
+        let key = key.ok_or(KeyRefused::Unknown)?;
+        Ok(Known { tenant: name, entry, policy, key })
     }
+
+    /// Takes a picture over, or says what is wrong with it and stays as it is.
+    pub(crate) fn take(&self, picture: &Picture, changed: Changed<'_>) -> Result<(), Vec<String>> {
+        match changed {
+            Changed::These(events) if self.is_there() => {
+                let problems = problems_of_change(picture, events);
+                if !problems.is_empty() {
+                    return Err(problems);
+                }
+                let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+                rows.get_or_insert_default().change(events);
+            }
+            Changed::These(_) | Changed::Whole => {
+                let problems = problems(picture);
+                if !problems.is_empty() {
+                    return Err(problems);
+                }
+                let mut whole = Rows::default();
+                picture.resources().for_each(|stored| whole.put(stored));
+                whole.keep_entries(self.rows.read().unwrap_or_else(PoisonError::into_inner).as_ref());
+                let before = {
+                    let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+                    rows.replace(whole)
+                };
+                // Not under the lock, because freeing a large table takes longer than a request should wait.
+                drop(before);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_there(&self) -> bool {
+        self.rows.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
+        let count = |rows: &Rows| Counts { keys: rows.keys.len(), tenants: rows.tenants.len() };
+        rows.as_ref().map_or(Counts::default(), count)
+    }
+}
+
+impl Rows {
+    fn change(&mut self, events: &[Event]) {
+        for event in events {
+            match event {
+                Event::Put(stored) => self.put(stored),
+                Event::Delete(ResourceId::Key(id)) => drop(self.keys.remove(id)),
+                Event::Delete(ResourceId::Tenant(name)) => drop(self.tenants.remove(name)),
+                Event::Delete(ResourceId::Policy(name)) => drop(self.policies.remove(name)),
+                Event::Delete(_) => {}
+            }
+        }
+    }
+
+    fn put(&mut self, stored: &Arc<Stored>) {
+        match &stored.resource {
+            Resource::Key(key) => drop(self.keys.insert(key.id, stored.clone())),
+            Resource::Policy(policy) => drop(self.policies.insert(policy.name.clone(), stored.clone())),
+            Resource::Tenant(tenant) => {
+                let entry = self.tenants.get(&tenant.name).map(|row| row.entry.clone()).unwrap_or_default();
+                self.tenants.insert(tenant.name.clone(), TenantRow { stored: stored.clone(), entry });
+            }
+            // Not in this table's interest.
+            _ => {}
+        }
+    }
+
+    /// What tenants hold stays theirs.
+    fn keep_entries(&mut self, before: Option<&Self>) {
+        for (name, row) in &mut self.tenants {
+            if let Some(kept) = before.and_then(|before| before.tenants.get(name)) {
+                row.entry = kept.entry.clone();
+            }
+        }
+    }
+
+    /// None where a name leads nowhere: without its policy a tenant's residency would be forgotten.
+    fn tenant_of(&self, id: KeyId) -> Option<(Arc<TenantEntry>, Option<Arc<Stored>>)> {
+        let Resource::Key(key) = &self.keys.get(&id)?.resource else { return None };
+        let row = self.tenants.get(&key.tenant)?;
+        let Resource::Tenant(tenant) = &row.stored.resource else { return None };
+        let policy = match &tenant.policy {
+            Some(name) => Some(self.policies.get(name)?.clone()),
+            None => None,
+        };
+        Some((row.entry.clone(), policy))
+    }
+}
+
+impl Known {
+    /// Where the tenant's requests may go; `None` = everywhere.
+    pub(crate) fn regions(&self) -> Option<&[RegionName]> {
+        self.policy().and_then(|policy| policy.regions.as_deref())
+    }
+
+    pub(crate) fn priority(&self) -> Priority {
+        self.policy().map_or(Priority::default(), |policy| policy.priority)
+    }
+
+    /// Whether the model is within the key's scope.
+    pub(crate) fn may_ask(&self, model: &str) -> bool {
+        match &self.key.resource {
+            Resource::Key(key) => {
+                key.models.as_ref().is_none_or(|models| models.iter().any(|name| name.as_str() == model))
+            }
+            _ => false,
+        }
+    }
+
+    fn policy(&self) -> Option<&Policy> {
+        match &self.policy.as_deref()?.resource {
+            Resource::Policy(policy) => Some(policy),
+            _ => None,
+        }
+    }
+}
+
+/// What a change leads to nowhere. Looks at what changed alone, unless something that others name is gone.
+fn problems_of_change(picture: &Picture, events: &[Event]) -> Vec<String> {
+    let is_named =
+        |event: &Event| matches!(event, Event::Delete(ResourceId::Tenant(_) | ResourceId::Policy(_)));
+    if events.iter().any(is_named) {
+        return problems(picture);
+    }
+    let put = |event: &Event| match event {
+        Event::Put(stored) => problem(picture, stored),
+        Event::Delete(_) => None,
+    };
+    events.iter().filter_map(put).collect()
+}
+
+fn problems(picture: &Picture) -> Vec<String> {
+    picture.resources().filter_map(|stored| problem(picture, stored)).collect()
+}
+
+fn problem(picture: &Picture, stored: &Stored) -> Option<String> {
+    let named = match &stored.resource {
+        Resource::Key(key) => ResourceId::Tenant(key.tenant.clone()),
+        Resource::Tenant(tenant) => ResourceId::Policy(tenant.policy.clone()?),
+        _ => return None,
+    };
+    let is_there = picture.get(&named).is_some();
+    (!is_there).then(|| format!("{} names {named}, which is not there", stored.resource.id()))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn file(keys: &[(&ApiKey, &str)]) -> TenantFile {
-        let tenant = Tenant { name: "acme".parse().unwrap(), regions: None, priority: Priority::Standard };
-        let keys = keys.iter().map(|(key, tenant)| KeyEntry {
-            id: key.id(),
-            tenant: tenant.parse().unwrap(),
-            hash: key.hash(),
-        });
-        TenantFile { tenants: vec![tenant], keys: keys.collect() }
-    }
-
-    #[test]
-    fn only_the_whole_key_opens() {
-        let key = ApiKey::from_random([1; 10], [1; 32]);
-        let table = TenantTable::from_file(file(&[(&key, "acme")])).unwrap();
-        assert_eq!(table.owner(&key).unwrap().tenant.name.as_str(), "acme");
-        assert!(table.owner(&ApiKey::from_random([1; 10], [2; 32])).is_none(), "another secret");
-        assert!(table.owner(&ApiKey::from_random([2; 10], [1; 32])).is_none(), "another id");
-    }
-
-    #[test]
-    fn contradictions_are_refused() {
-        let key = ApiKey::from_random([1; 10], [1; 32]);
-        assert!(TenantTable::from_file(file(&[(&key, "nobody")])).unwrap_err().contains("not listed"));
-        assert!(
-            TenantTable::from_file(file(&[(&key, "acme"), (&key, "acme")])).unwrap_err().contains("twice")
-        );
-        let text = toml::to_string(&file(&[(&key, "acme")])).unwrap();
-        assert_eq!(toml::from_str::<TenantFile>(&text).unwrap().keys[0].hash, key.hash());
-    }
-}
+mod tests;

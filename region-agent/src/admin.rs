@@ -1,15 +1,19 @@
 //! What operators and probes read: health, metrics, replicas. Plain HTTP, read only.
 
-use crate::life::Stage;
+use crate::board::{Board, Status};
+use crate::intent::Intent;
+use crate::metrics::Facts;
 use crate::node::Node;
-use crate::supervise::Status;
+use crate::placement::Wanted;
 use axum::Router;
 use axum::extract::State;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
+use identity::Live;
 use serde::Serialize;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -17,7 +21,11 @@ use tokio::sync::watch;
 #[derive(Clone)]
 pub struct Pages {
     pub node: Arc<Node>,
-    pub statuses: Arc<[watch::Receiver<Status>]>,
+    pub board: watch::Receiver<Board>,
+    pub intent: Intent,
+    pub identity: Arc<Live>,
+    /// Members of the control plane.
+    pub members: Arc<[SocketAddr]>,
 }
 
 impl Pages {
@@ -30,74 +38,101 @@ impl Pages {
             .with_state(self)
     }
 
-    fn statuses(&self) -> Vec<Status> {
-        self.statuses.iter().map(|status| status.borrow().clone()).collect()
-    }
-
-    fn health(&self, statuses: &[Status]) -> Health {
-        health(self.node.slots.is_draining(), statuses)
+    fn health(&self, board: &Board) -> Health {
+        health(self.node.slots.is_draining(), self.intent.wanted.borrow().as_deref(), board)
     }
 }
 
-/// Whether this node is worth sending requests to.
+/// Whether this node is worth sending requests to, and for what it waits if not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Health {
+    /// Nobody has ever said what to run.
+    NoIntent,
+    /// The intent does not name this node.
+    Unknown,
+    /// The intent places nothing here.
+    Nothing,
     Starting,
     Serving,
     Draining,
 }
 
-fn health(is_draining: bool, statuses: &[Status]) -> Health {
-    match is_draining {
-        true => Health::Draining,
-        false if statuses.iter().any(|status| status.stage == Stage::Serving) => Health::Serving,
-        false => Health::Starting,
+fn health(is_draining: bool, wanted: Option<&Wanted>, board: &Board) -> Health {
+    match wanted {
+        _ if is_draining => Health::Draining,
+        _ if board.is_serving() => Health::Serving,
+        None => Health::NoIntent,
+        Some(wanted) if !wanted.is_known => Health::Unknown,
+        Some(wanted) if wanted.replicas.is_empty() => Health::Nothing,
+        Some(_) => Health::Starting,
     }
 }
 
-async fn readyz(State(pages): State<Pages>) -> (StatusCode, &'static str) {
-    match pages.health(&pages.statuses()) {
-        Health::Serving => (StatusCode::OK, "ok\n"),
-        Health::Starting => (StatusCode::SERVICE_UNAVAILABLE, "no replica serves\n"),
-        Health::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-    }
+async fn readyz(State(pages): State<Pages>) -> (StatusCode, String) {
+    let waits = match pages.health(&pages.board.borrow()) {
+        Health::Serving => return (StatusCode::OK, "ok\n".to_owned()),
+        Health::NoIntent => {
+            let members: Vec<_> = pages.members.iter().map(ToString::to_string).collect();
+            format!("waits for the control plane to say what to run: {}\n", members.join(", "))
+        }
+        Health::Unknown => {
+            let (region, name) = (&pages.node.region, &pages.node.name);
+            format!("waits for node/{region}/{name} to be in the intent\n")
+        }
+        Health::Nothing => "waits for a deployment that places replicas here\n".to_owned(),
+        Health::Starting => "waits for a replica to serve\n".to_owned(),
+        Health::Draining => "draining\n".to_owned(),
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, waits)
 }
 
 async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
-    let text = pages.node.metrics.render(&pages.node.slots.census(), &pages.statuses());
+    let text = pages.node.metrics.render(&Facts {
+        census: pages.node.slots.census(),
+        board: pages.board.borrow().clone(),
+        standing: *pages.intent.standing.borrow(),
+        certificate_ends: pages.identity.current().not_after(),
+    });
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 
 async fn replicas(State(pages): State<Pages>) -> impl IntoResponse {
-    let statuses = pages.statuses();
+    let board = pages.board.borrow().clone();
+    let standing = *pages.intent.standing.borrow();
     let census = pages.node.slots.census();
     let seats = |status: &Status| {
-        let line = census.get(&status.place.version)?;
+        let line = census.get(&status.place.recipe.version)?;
         line.replicas.get(status.replica.as_ref()?)
     };
-    let replicas: Vec<_> = statuses
-        .iter()
+    let replicas: Vec<_> = board
+        .places
+        .values()
         .map(|status| ReplicaPage {
             replica: status.replica.as_ref().map(ToString::to_string),
             pid: status.pid,
             addr: status.place.address.to_string(),
             state: status.stage.as_str(),
-            version: status.place.version.to_string(),
+            model: status.place.recipe.served_name.to_string(),
+            version: status.place.recipe.version.to_string(),
             starts: status.starts,
             running: seats(status).map_or(0, |seats| seats.running),
-            slots: status.place.slots,
+            slots: status.place.recipe.slots,
         })
         .collect();
     let page = NodePage {
         region: pages.node.region.as_str(),
         node: pages.node.name.as_str(),
-        state: match pages.health(&statuses) {
-            Health::Starting => "starting",
+        state: match pages.health(&board) {
+            Health::NoIntent | Health::Unknown | Health::Nothing | Health::Starting => "starting",
             Health::Serving => "serving",
             Health::Draining => "draining",
         },
         queued: census.values().map(|line| line.waiting).sum(),
         running: replicas.iter().map(|replica| replica.running).sum(),
+        revision: standing.position.map(|position| position.revision.0),
+        live: standing.is_live,
+        wanted: board.wanted,
+        waiting: board.waiting_count(),
         replicas,
     };
     let json = serde_json::to_string(&page).expect("strings and numbers always serialise");
@@ -111,6 +146,15 @@ struct NodePage<'a> {
     state: &'static str,
     queued: u32,
     running: u32,
+    /// How far the intent is known here; null before there was any.
+    revision: Option<u64>,
+    /// A member of the control plane sends.
+    live: bool,
+    /// Replicas that the intent wants here.
+    wanted: u32,
+    /// Those of them that find no place free.
+    waiting: u32,
+    /// Also those that drain.
     replicas: Vec<ReplicaPage>,
 }
 
@@ -120,6 +164,7 @@ struct ReplicaPage {
     pid: Option<u32>,
     addr: String,
     state: &'static str,
+    model: String,
     version: String,
     starts: u32,
     running: u32,

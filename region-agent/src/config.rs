@@ -1,12 +1,12 @@
 //! What an operator writes for one node, and what can be run.
 
+use client::MemberAddress;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
-use types::{ModelName, ModelVersion, NodeName, RegionName, ZoneName};
+use types::{NodeKey, NodeName, RegionName, ZoneName};
 
 /// The TOML as written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,47 +24,23 @@ pub struct File {
     pub identity: PathBuf,
     /// Directory for what engines write: `engine-<number>.log`.
     pub logs: PathBuf,
+    /// Directory of what outlives this process: the last good picture of the intent, in `deployments`.
+    pub data: PathBuf,
+    /// Address of the first engine, on loopback: place n of this node listens on its port + n.
+    pub engines_listen: String,
     /// Requests that may wait for each model version before edges are sent elsewhere. Who runs very short or very
     /// long requests turns it, when `rhumb_agent_queue_wait_seconds` nears the deadline. Since 0.1.
     #[serde(default = "queue_max")]
     pub queue_max: usize,
-    /// How long a stopping agent lets running requests finish. Whoever sees streams resumed elsewhere at each
+    /// How long running requests may go on where an engine or the agent is to end. Whoever sees streams resumed elsewhere at each
     /// restart (`rhumb_agent_requests_total{outcome="broken"}`) raises it. Since 0.1.
     #[serde(default = "drain_seconds")]
     pub drain_seconds: u64,
     /// The program that runs engines; this one if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<PathBuf>,
-    #[serde(default)]
-    pub engines: Vec<EngineFile>,
-}
-
-/// Replicas of one model version.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EngineFile {
-    /// `sha256:` and 64 hexadecimal digits.
-    pub version: String,
-    pub model_dir: PathBuf,
-    /// The model name in answers.
-    pub served_name: String,
-    /// How many replicas.
-    pub count: u16,
-    /// The address of the first; the others take the next ports.
-    pub listen: String,
-    /// Sequences that one replica runs at once. More gives more tokens per second and slower ones, see
-    /// `rhumb_agent_running_requests` beside `rhumb_agent_waiting_requests`. Since 0.1.
-    #[serde(default = "slots")]
-    pub slots: u32,
-    /// CPU threads of one replica. Since 0.1.
-    #[serde(default = "threads")]
-    pub threads: u32,
-    /// Tokens of KV cache of one replica; absent, the engine decides. Since 0.1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kv_tokens: Option<u64>,
-    /// The least time of one decode step, for the sandbox; 0 = as fast as it goes. Since 0.1.
-    #[serde(default)]
-    pub step_time_ms: u64,
+    /// Members of the control plane, nearest first. The agent serves without them, as they last said.
+    pub control_plane: Vec<MemberAddress>,
 }
 
 /// What can be run.
@@ -77,25 +53,21 @@ pub struct Config {
     pub admin: SocketAddr,
     pub identity: PathBuf,
     pub logs: PathBuf,
+    pub data: PathBuf,
+    pub control_plane: Vec<MemberAddress>,
+    /// Where the engine of place 0 listens.
+    pub engines_first: SocketAddr,
+    /// How many places there are.
+    pub places: u16,
     pub queue_max: usize,
     pub drain: Duration,
     pub program: PathBuf,
-    pub places: Vec<Place>,
 }
 
-/// One place for a replica on this node.
-#[derive(Debug, Clone)]
-pub struct Place {
-    /// From 0, over all engines of the node.
-    pub number: u16,
-    pub version: ModelVersion,
-    pub model_dir: PathBuf,
-    pub served_name: ModelName,
-    pub address: SocketAddr,
-    pub slots: u32,
-    pub threads: u32,
-    pub kv_tokens: Option<u64>,
-    pub step_time: Duration,
+impl Config {
+    pub fn node_key(&self) -> NodeKey {
+        NodeKey { region: self.region.clone(), node: self.node.clone() }
+    }
 }
 
 /// Everything that is wrong with a configuration, so that an operator mends it at once.
@@ -134,27 +106,35 @@ impl TryFrom<File> for Config {
         check.range("queue_max", file.queue_max as u64, 1, QUEUE_MAX);
         check.range("drain_seconds", file.drain_seconds, 0, DRAIN_SECONDS_MAX);
         let program = check.program(file.program);
-        let places = check.places(&file.engines);
-        check.listeners(ingress, admin, &places);
+        let engines = check.engines(&file.engines_listen);
+        check.listeners(ingress, admin, engines);
+        check.members(&file.control_plane);
         // Each is there unless a problem says why not.
-        match (region, zone, node, ingress, admin, program) {
-            (Some(region), Some(zone), Some(node), Some(ingress), Some(admin), Some(program))
-                if check.problems.is_empty() =>
-            {
-                Ok(Self {
-                    region,
-                    zone,
-                    node,
-                    ingress,
-                    admin,
-                    identity: file.identity,
-                    logs: file.logs,
-                    queue_max: file.queue_max,
-                    drain: Duration::from_secs(file.drain_seconds),
-                    program,
-                    places,
-                })
-            }
+        match (region, zone, node, ingress, admin, engines, program) {
+            (
+                Some(region),
+                Some(zone),
+                Some(node),
+                Some(ingress),
+                Some(admin),
+                Some(engines_first),
+                Some(program),
+            ) if check.problems.is_empty() => Ok(Self {
+                region,
+                zone,
+                node,
+                ingress,
+                admin,
+                identity: file.identity,
+                logs: file.logs,
+                data: file.data,
+                control_plane: file.control_plane,
+                engines_first,
+                places: places_from(engines_first),
+                queue_max: file.queue_max,
+                drain: Duration::from_secs(file.drain_seconds),
+                program,
+            }),
             _ => Err(ConfigError { problems: check.problems }),
         }
     }
@@ -194,74 +174,58 @@ impl Check {
         }
     }
 
-    fn places(&mut self, engines: &[EngineFile]) -> Vec<Place> {
-        if engines.is_empty() {
-            self.problem("engines", "there is none; add [[engines]]");
+    fn engines(&mut self, listen: &str) -> Option<SocketAddr> {
+        let first: SocketAddr = self.parse(ENGINES_LISTEN, listen)?;
+        if !first.ip().is_loopback() {
+            self.problem(ENGINES_LISTEN, "engines ask nobody who he is, so they listen on loopback only");
         }
-        let mut places = Vec::new();
-        for (at, engine) in engines.iter().enumerate() {
-            let field = |name: &str| format!("engines[{at}].{name}");
-            let version = self.parse(&field("version"), &engine.version);
-            let served_name = self.parse(&field("served_name"), &engine.served_name);
-            let listen: Option<SocketAddr> = self.parse(&field("listen"), &engine.listen);
-            self.range(&field("count"), engine.count.into(), 1, PLACES_MAX as u64);
-            self.range(&field("slots"), engine.slots.into(), 1, SLOTS_MAX);
-            self.range(&field("threads"), engine.threads.into(), 1, THREADS_MAX);
-            self.range(&field("step_time_ms"), engine.step_time_ms, 0, STEP_TIME_MS_MAX);
-            if engine.kv_tokens == Some(0) {
-                self.problem(field("kv_tokens"), "leave it out to let the engine decide");
-            }
-            if listen.is_some_and(|listen| !listen.ip().is_loopback()) {
-                self.problem(
-                    field("listen"),
-                    "engines ask nobody who he is, so they listen on loopback only",
-                );
-            }
-            if listen.is_some_and(|listen| {
-                listen.port() == 0 || listen.port().checked_add(engine.count.saturating_sub(1)).is_none()
-            }) {
-                self.problem(field("listen"), "the ports from this one on must lie within 1 and 65535");
-                continue;
-            }
-            let (Some(version), Some(served_name), Some(listen)) = (version, served_name, listen) else {
-                continue;
-            };
-            for offset in 0..engine.count.min(PLACES_MAX) {
-                places.push(Place {
-                    number: u16::try_from(places.len()).unwrap_or(u16::MAX),
-                    version,
-                    model_dir: engine.model_dir.clone(),
-                    served_name: ModelName::clone(&served_name),
-                    address: SocketAddr::new(listen.ip(), listen.port() + offset),
-                    slots: engine.slots,
-                    threads: engine.threads,
-                    kv_tokens: engine.kv_tokens,
-                    step_time: Duration::from_millis(engine.step_time_ms),
-                });
+        if first.port() == 0 {
+            self.problem(ENGINES_LISTEN, "needs a port, from which those of the places are counted");
+        }
+        Some(first)
+    }
+
+    fn members(&mut self, members: &[MemberAddress]) {
+        self.range("control_plane", members.len() as u64, 1, MEMBERS_MAX);
+        for (at, member) in members.iter().enumerate() {
+            if members[..at].iter().any(|other| other.address == member.address) {
+                self.problem(format!("control_plane[{at}].address"), "is named twice");
             }
         }
-        if places.len() > PLACES_MAX.into() {
-            self.problem("engines", format!("{} replicas are more than {PLACES_MAX}", places.len()));
-        }
-        places
     }
 
     /// No two listeners may want the same address.
-    fn listeners(&mut self, ingress: Option<SocketAddr>, admin: Option<SocketAddr>, places: &[Place]) {
-        let mut taken: BTreeMap<SocketAddr, String> = BTreeMap::new();
-        let engines = places.iter().map(|place| (format!("engine {}", place.number), Some(place.address)));
-        for (name, address) in
-            [("ingress".to_owned(), ingress), ("admin".to_owned(), admin)].into_iter().chain(engines)
-        {
-            // Port 0 is another port each time.
-            let Some(address) = address.filter(|address| address.port() != 0) else { continue };
-            if let Some(other) = taken.get(&address) {
-                self.problem(name, format!("{address} is taken by {other}"));
-            } else {
-                taken.insert(address, name);
+    fn listeners(
+        &mut self,
+        ingress: Option<SocketAddr>,
+        admin: Option<SocketAddr>,
+        engines: Option<SocketAddr>,
+    ) {
+        // Port 0 is another port each time.
+        let named = |address: Option<SocketAddr>| address.filter(|address| address.port() != 0);
+        let (ingress, admin, engines) = (named(ingress), named(admin), named(engines));
+        if admin.is_some() && admin == ingress {
+            self.problem("admin", "is the address of ingress, too");
+        }
+        let Some(first) = engines else { return };
+        let last = first.port() + (places_from(first) - 1);
+        for (field, address) in [("ingress", ingress), ("admin", admin)] {
+            let is_place = |address: SocketAddr| {
+                address.ip() == first.ip() && (first.port()..=last).contains(&address.port())
+            };
+            if address.is_some_and(is_place) {
+                self.problem(
+                    field,
+                    format!("engines use the ports from {} to {last} of this address", first.port()),
+                );
             }
         }
     }
+}
+
+/// A node has as many places as there are ports for, up to a bound.
+fn places_from(first: SocketAddr) -> u16 {
+    PLACES_MAX.min((u16::MAX - first.port()).saturating_add(1))
 }
 
 fn queue_max() -> usize {
@@ -272,42 +236,22 @@ fn drain_seconds() -> u64 {
     30
 }
 
-fn slots() -> u32 {
-    8
-}
-
-fn threads() -> u32 {
-    1
-}
-
 /// Beyond this a line is no help: its end waits longer than any deadline.
 const QUEUE_MAX: u64 = 65_536;
 const DRAIN_SECONDS_MAX: u64 = 24 * 3600;
 /// More processes than any host has accelerators.
 const PLACES_MAX: u16 = 256;
-const SLOTS_MAX: u64 = 4096;
-const THREADS_MAX: u64 = 1024;
-const STEP_TIME_MS_MAX: u64 = 60_000;
+/// More members than a control plane has voters and learners near one node.
+const MEMBERS_MAX: u64 = 16;
+const ENGINES_LISTEN: &str = "engines_listen";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const VERSION: &str = "sha256:0101010101010101010101010101010101010101010101010101010101010101";
-
-    fn written(engines: &str) -> String {
-        format!(
-            "region = 'us-east'\nzone = 'a'\nnode = 'n1'\ningress = '127.0.1.1:7443'\nadmin = '127.0.1.1:9102'\n\
-             identity = '/i'\nlogs = '/l'\n{engines}"
-        )
-    }
-
-    fn engine(listen: &str, count: u16) -> String {
-        format!(
-            "[[engines]]\nversion = '{VERSION}'\nmodel_dir = '/m'\nserved_name = 'tiny'\ncount = {count}\n\
-             listen = '{listen}'\n"
-        )
-    }
+    const WRITTEN: &str = "region = 'us-east'\nzone = 'a'\nnode = 'n1'\ningress = '127.0.1.1:7443'\n\
+        admin = '127.0.1.1:9102'\nidentity = '/i'\nlogs = '/l'\ndata = '/d'\nengines_listen = '127.0.1.1:7500'\n\
+        [[control_plane]]\naddress = '127.0.1.1:7001'\nserver_name = 'c1.control-plane.us-east.rhumb.internal'\n";
 
     fn config(toml: &str) -> Result<Config, ConfigError> {
         toml::from_str::<File>(toml).unwrap().try_into()
@@ -319,38 +263,32 @@ mod tests {
 
     #[test]
     fn the_least_file_gets_its_defaults() {
-        let config = config(&written(&engine("127.0.1.1:7500", 2))).unwrap();
+        let config = config(WRITTEN).unwrap();
         assert_eq!((config.queue_max, config.drain), (256, Duration::from_secs(30)));
         assert_eq!(config.program, std::env::current_exe().unwrap());
-        let [first, second] = &config.places[..] else { panic!("{:?}", config.places) };
-        assert_eq!((first.slots, first.threads, first.kv_tokens), (8, 1, None));
-        assert_eq!((second.number, second.address.port()), (1, 7501));
+        assert_eq!((config.engines_first.port(), config.places), (7500, 256));
+        assert_eq!(config.control_plane[0].address.port(), 7001);
+        assert_eq!(config.node_key().to_string(), "us-east/n1");
     }
 
     #[test]
     fn a_file_goes_there_and_back() {
-        let file: File = toml::from_str(&written(&engine("127.0.1.1:7500", 2))).unwrap();
+        let file: File = toml::from_str(WRITTEN).unwrap();
         assert_eq!(toml::from_str::<File>(&toml::to_string(&file).unwrap()).unwrap(), file);
     }
 
     #[test]
-    fn numbers_run_over_all_engines() {
-        let engines = [engine("127.0.1.1:7500", 2), engine("127.0.1.1:7600", 1)].concat();
-        let config = config(&written(&engines)).unwrap();
-        let places: Vec<_> = config.places.iter().map(|place| (place.number, place.address.port())).collect();
-        assert_eq!(places, [(0, 7500), (1, 7501), (2, 7600)]);
-    }
-
-    #[test]
     fn all_problems_are_told_at_once() {
-        let toml = written(&engine("10.0.0.1:7500", 0))
-            .replace("us-east", "US")
+        let toml = WRITTEN
+            .replace("us-east'\nzone", "US'\nzone")
             .replace("7443", "x")
-            .replace("sha256:01", "sha256:zz")
-            .replace("'/l'", "'/l'\nqueue_max = 0");
+            .replace("127.0.1.1:7500", "10.0.0.1:0")
+            .replace("logs = '/l'", "logs = '/l'\nqueue_max = 0");
+        let toml = &toml[..toml.find("[[").unwrap()];
+        let toml = format!("{toml}control_plane = []\n");
         assert_eq!(
             fields(&toml),
-            ["region", "ingress", "queue_max", "engines[0].version", "engines[0].count", "engines[0].listen"]
+            ["region", "ingress", "queue_max", "engines_listen", "engines_listen", "control_plane"]
         );
         let text = config(&toml).unwrap_err().to_string();
         assert_eq!(text.lines().count(), 7, "{text}");
@@ -358,22 +296,33 @@ mod tests {
 
     #[test]
     fn no_two_listeners_share_an_address() {
-        let overlapping = [engine("127.0.1.1:7500", 3), engine("127.0.1.1:7502", 1)].concat();
-        assert_eq!(fields(&written(&overlapping)), ["engine 3"]);
-        assert_eq!(fields(&written(&engine("127.0.1.1:9101", 2))), ["engine 1"]);
+        assert_eq!(fields(&WRITTEN.replace("7443", "9102")), ["admin"]);
+        assert_eq!(fields(&WRITTEN.replace("9102", "7500")), ["admin"]);
+        assert_eq!(fields(&WRITTEN.replace("7443", "7755")), ["ingress"]);
+        assert!(config(&WRITTEN.replace("7443", "7756")).is_ok());
+        assert!(config(&WRITTEN.replace("127.0.1.1:7443", "127.0.1.2:7500")).is_ok());
     }
 
     #[test]
-    fn ports_must_exist() {
-        assert_eq!(fields(&written(&engine("127.0.1.1:65535", 2))), ["engines[0].listen"]);
-        assert_eq!(fields(&written(&engine("127.0.1.1:0", 1))), ["engines[0].listen"]);
-        assert_eq!(fields(&written("")), ["engines"]);
-        assert_eq!(fields(&written(&engine("127.0.1.1:7500", 257))), ["engines[0].count"]);
+    fn there_are_as_many_places_as_ports() {
+        let places = |first: &str| config(&WRITTEN.replace("7500", first)).unwrap().places;
+        assert_eq!([places("65535"), places("65281"), places("65280"), places("1")], [1, 255, 256, 256]);
+    }
+
+    #[test]
+    fn members_are_bounded_and_differ() {
+        let member =
+            |port: usize| format!("[[control_plane]]\naddress = '127.0.2.1:{port}'\nserver_name = 'x'\n");
+        let with = |count: usize| [WRITTEN.to_owned(), (1..=count).map(member).collect()].concat();
+        assert!(config(&with(15)).is_ok());
+        assert_eq!(fields(&with(16)), ["control_plane"]);
+        let twice = [with(1), member(1)].concat();
+        assert_eq!(fields(&twice), ["control_plane[2].address"]);
     }
 
     #[test]
     fn unknown_fields_are_refused() {
-        let error = toml::from_str::<File>(&written("queue = 3\n")).unwrap_err();
+        let error = toml::from_str::<File>(&format!("queue = 3\n{WRITTEN}")).unwrap_err();
         assert!(error.to_string().contains("queue"), "{error}");
     }
 }

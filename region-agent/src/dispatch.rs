@@ -7,7 +7,7 @@
 //! Invariant: after every call no waiting request could start, because a replica is either full, tried by it
 //! or not trusted. So a newcomer who finds a seat overtakes nobody who could have used it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use types::{Failure, ModelVersion, ReplicaId};
 
 /// All lines of one node. Pure: [`crate::slot::Slots`] carries its decisions out.
@@ -63,13 +63,26 @@ pub struct Census {
     pub waiting: u32,
     pub waiting_prompt_tokens: u64,
     pub replicas: BTreeMap<ReplicaId, Seats>,
+    /// False from when its places were given up until the last replica is gone.
+    pub is_placed: bool,
 }
 
 impl Dispatch {
-    /// Lines for these versions and no others, each with at most `waiting_max` requests.
-    pub fn new(versions: impl IntoIterator<Item = ModelVersion>, waiting_max: usize) -> Self {
-        let lines = versions.into_iter().map(|version| (version, Line::default())).collect();
-        Self { waiting_max, draining: false, next_ticket: 0, lines }
+    /// No lines yet; each will hold at most `waiting_max` requests.
+    pub fn new(waiting_max: usize) -> Self {
+        Self { waiting_max, draining: false, next_ticket: 0, lines: BTreeMap::new() }
+    }
+
+    /// There are places for these versions and no others. What still serves of another one keeps its line until it
+    /// is gone.
+    pub fn place(&mut self, versions: &BTreeSet<ModelVersion>) -> Vec<Order> {
+        for version in versions {
+            self.lines.entry(*version).or_default();
+        }
+        for (version, line) in &mut self.lines {
+            line.is_placed = versions.contains(version);
+        }
+        self.clear()
     }
 
     pub fn ask(&mut self, ask: Ask) -> Answer {
@@ -121,7 +134,9 @@ impl Dispatch {
     pub fn gone(&mut self, version: ModelVersion, replica: &ReplicaId) -> Vec<Order> {
         let Some(line) = self.lines.get_mut(&version) else { return Vec::new() };
         line.replicas.remove(replica);
-        line.settle()
+        let mut orders = line.settle();
+        orders.extend(self.clear());
+        orders
     }
 
     /// A request has left its seat.
@@ -158,10 +173,19 @@ impl Dispatch {
     pub fn is_draining(&self) -> bool {
         self.draining
     }
+
+    /// Removes the lines of versions that have neither places nor replicas.
+    fn clear(&mut self) -> Vec<Order> {
+        let is_over = |_: &ModelVersion, line: &mut Line| !line.is_placed && line.replicas.is_empty();
+        let over = self.lines.extract_if(.., is_over);
+        let refuse = |waiting: Waiting| Order::Refuse { ticket: waiting.ticket, failure: Failure::NoReplica };
+        over.flat_map(|(_, line)| line.waiting).map(refuse).collect()
+    }
 }
 
 #[derive(Default)]
 struct Line {
+    is_placed: bool,
     replicas: BTreeMap<ReplicaId, Seats>,
     waiting: VecDeque<Waiting>,
 }
@@ -226,6 +250,7 @@ impl Line {
             waiting: u32::try_from(self.waiting.len()).unwrap_or(u32::MAX),
             waiting_prompt_tokens: self.waiting.iter().map(|waiting| waiting.prompt_tokens).sum(),
             replicas: self.replicas.clone(),
+            is_placed: self.is_placed,
         }
     }
 }
@@ -234,7 +259,6 @@ impl Line {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
 
     const SLOTS: u32 = 2;
     const WAITING_MAX: usize = 3;
@@ -247,8 +271,14 @@ mod tests {
         format!("us-east/n1/{number}-0").parse().unwrap()
     }
 
+    fn placed() -> Dispatch {
+        let mut dispatch = Dispatch::new(WAITING_MAX);
+        assert_eq!(dispatch.place(&BTreeSet::from([version()])), []);
+        dispatch
+    }
+
     fn with_replicas(count: u16) -> Dispatch {
-        let mut dispatch = Dispatch::new([version()], WAITING_MAX);
+        let mut dispatch = placed();
         for number in 0..count {
             assert_eq!(dispatch.serving(version(), &replica(number), SLOTS), []);
         }
@@ -357,6 +387,43 @@ mod tests {
         assert_eq!(dispatch.census()[&version()].waiting, 0);
     }
 
+    #[test]
+    fn a_version_without_places_goes_with_its_last_replica() {
+        let mut dispatch = with_replicas(2);
+        fill(&mut dispatch, 2 * SLOTS);
+        let waiting = wait(&mut dispatch, &[]);
+        assert_eq!(dispatch.place(&BTreeSet::new()), [], "its replicas serve until they are told to drain");
+        assert!(!dispatch.census()[&version()].is_placed);
+        assert_eq!(dispatch.suspect(version(), &replica(0)), []);
+        let refuse = Order::Refuse { ticket: waiting, failure: Failure::NoReplica };
+        assert_eq!(dispatch.suspect(version(), &replica(1)), [refuse]);
+        assert_eq!(dispatch.gone(version(), &replica(0)), []);
+        assert_eq!(
+            dispatch.census()[&version()].replicas[&replica(1)].running,
+            SLOTS,
+            "operators see it finish"
+        );
+        assert_eq!(dispatch.gone(version(), &replica(1)), []);
+        assert!(dispatch.census().is_empty());
+        assert_eq!(dispatch.ask(ask(&[])), Answer::Refused(Failure::NoReplica));
+        // A late word about a version that is gone brings nothing back.
+        assert_eq!(dispatch.serving(version(), &replica(2), SLOTS), []);
+        assert_eq!(dispatch.free(version(), &replica(1)), []);
+        assert!(dispatch.census().is_empty());
+    }
+
+    #[test]
+    fn a_version_that_comes_back_in_time_keeps_its_line() {
+        let mut dispatch = with_replicas(1);
+        fill(&mut dispatch, SLOTS);
+        let ticket = wait(&mut dispatch, &[]);
+        dispatch.place(&BTreeSet::new());
+        dispatch.place(&BTreeSet::from([version()]));
+        assert!(dispatch.census()[&version()].is_placed);
+        let start = Order::Start { ticket, replica: replica(0) };
+        assert_eq!(dispatch.free(version(), &replica(0)), [start]);
+    }
+
     #[derive(Debug, Clone)]
     enum Step {
         Ask { tried: BTreeSet<u16> },
@@ -382,7 +449,7 @@ mod tests {
         /// A slow, plain account is kept beside the real one: who waits in which order, who runs where.
         #[test]
         fn seats_are_never_oversold_and_nobody_is_lost_or_overtaken(steps in prop::collection::vec(step(), 1..80)) {
-            let mut dispatch = Dispatch::new([version()], WAITING_MAX);
+            let mut dispatch = placed();
             let mut starts = [0u32; 3];
             let mut serving: BTreeMap<ReplicaId, bool> = BTreeMap::new();
             let mut line: Vec<(Ticket, Vec<ReplicaId>)> = Vec::new();

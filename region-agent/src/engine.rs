@@ -16,6 +16,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use types::{LoadFrame, ModelVersion, ReplicaId};
 
 /// One start of an engine. Its id and its connections end with it.
@@ -27,6 +29,8 @@ pub struct Engine {
     pub slots: u32,
     /// Told when a connection broke, so that the engine is probed at once.
     pub doubt: Notify,
+    /// Holds a token for each seat that is taken.
+    taken: TaskTracker,
     idle: Mutex<Vec<Connection>>,
     load: Mutex<Option<LoadFrame>>,
 }
@@ -43,7 +47,23 @@ pub enum NoHead {
 impl Engine {
     pub fn new(replica: ReplicaId, version: ModelVersion, address: SocketAddr, slots: u32) -> Arc<Self> {
         let (idle, load) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { replica, version, address, slots, doubt: Notify::new(), idle, load })
+        let (doubt, taken) = (Notify::new(), TaskTracker::new());
+        Arc::new(Self { replica, version, address, slots, doubt, taken, idle, load })
+    }
+
+    /// One of its seats is taken for as long as the token lives.
+    pub(crate) fn seat(&self) -> TaskTrackerToken {
+        self.taken.token()
+    }
+
+    pub(crate) fn is_occupied(&self) -> bool {
+        !self.taken.is_empty()
+    }
+
+    /// Waits until no seat is taken. For one that gets no more requests.
+    pub(crate) async fn vacated(&self) {
+        self.taken.close();
+        self.taken.wait().await;
     }
 
     /// Sends a request and waits for the head of its answer. From here on the connection holds the slot.

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use identity::{Identity, Name, PeerError, Role};
+use identity::{Live, Name, PeerError, Role};
 use std::convert::Infallible;
 use std::fmt::Write;
 use std::io;
@@ -47,10 +47,11 @@ struct Door {
 }
 
 impl Ingress {
-    pub async fn bind(address: SocketAddr, identity: &Identity, node: Arc<Node>) -> io::Result<Self> {
+    /// Shows each edge that comes the identity of that moment; those that are in keep their connection.
+    pub async fn bind(address: SocketAddr, identity: &Arc<Live>, node: Arc<Node>) -> io::Result<Self> {
         let door = Door {
             acceptor: TlsAcceptor::from(identity.server_config()),
-            cluster: identity.name().cluster.clone(),
+            cluster: identity.current().name().cluster.clone(),
             lobby: Lobby::new(),
             connections: Semaphore::new(CONNECTIONS_MAX),
         };
@@ -206,13 +207,11 @@ fn refuse(node: &Node, refusal: &Refusal) -> Answer {
     refusal.to_answer().map(Either::Left)
 }
 
-/// One line for each version.
+/// One line for each version that has a place here.
 fn loads(node: &Node) -> String {
     let mut text = String::new();
-    for version in node.versions() {
-        if let Some(load) = node.load(*version) {
-            writeln!(text, "{version} {load}").expect("writing to memory does not fail");
-        }
+    for (version, load) in node.loads() {
+        writeln!(text, "{version} {load}").expect("writing to memory does not fail");
     }
     text
 }

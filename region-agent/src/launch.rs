@@ -1,8 +1,9 @@
 //! Starts an engine as a child process, so that it cannot outlive its agent and says what it says to a file.
 
-use crate::config::Place;
+use crate::placement::Recipe;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::process::{Child, ChildStdin, Command};
@@ -31,12 +32,17 @@ pub enum LaunchError {
 }
 
 impl Launcher {
-    pub fn start(&self, place: &Place, replica: &ReplicaId) -> Result<Process, LaunchError> {
-        let path = self.log_path(place.number);
+    pub fn start(
+        &self,
+        recipe: &Recipe,
+        address: SocketAddr,
+        replica: &ReplicaId,
+    ) -> Result<Process, LaunchError> {
+        let path = self.log_path(replica.number);
         let (stdout, stderr) =
             open_log(&path, replica).map_err(|source| LaunchError::Log { path: path.clone(), source })?;
         let mut child = Command::new(&self.program)
-            .args(arguments(place, replica))
+            .args(arguments(recipe, address, replica))
             .env("RHUMB_LIFELINE", "stdin")
             .stdin(Stdio::piped())
             .stdout(stdout)
@@ -56,20 +62,20 @@ impl Launcher {
     }
 }
 
-fn arguments(place: &Place, replica: &ReplicaId) -> Vec<String> {
+fn arguments(recipe: &Recipe, address: SocketAddr, replica: &ReplicaId) -> Vec<String> {
     let mut arguments = vec!["engine".to_owned()];
     let mut push = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
-    push("--model", place.model_dir.display().to_string());
-    push("--listen", place.address.to_string());
-    push("--version", place.version.to_string());
+    push("--model", recipe.model_dir.display().to_string());
+    push("--listen", address.to_string());
+    push("--version", recipe.version.to_string());
     push("--replica", replica.to_string());
-    push("--served-name", place.served_name.to_string());
-    push("--slots", place.slots.to_string());
-    push("--threads", place.threads.to_string());
-    if let Some(tokens) = place.kv_tokens {
+    push("--served-name", recipe.served_name.to_string());
+    push("--slots", recipe.slots.to_string());
+    push("--threads", recipe.threads.to_string());
+    if let Some(tokens) = recipe.kv_tokens {
         push("--kv-tokens", tokens.to_string());
     }
-    push("--step-time", format!("{}ms", place.step_time.as_millis()));
+    push("--step-time", format!("{}ms", recipe.step_time.as_millis()));
     arguments
 }
 
@@ -94,13 +100,11 @@ mod tests {
     use std::time::Duration;
     use types::ModelVersion;
 
-    fn place() -> Place {
-        Place {
-            number: 0,
+    fn recipe() -> Recipe {
+        Recipe {
             version: ModelVersion::from_digest([1; 32]),
             model_dir: "/models/tiny".into(),
             served_name: "tiny".parse().unwrap(),
-            address: "127.0.1.1:7500".parse().unwrap(),
             slots: 8,
             threads: 1,
             kv_tokens: Some(4096),
@@ -110,15 +114,15 @@ mod tests {
 
     #[test]
     fn the_command_line_is_the_engine_s_contract() {
-        let replica = "us-east/n1/0-3".parse().unwrap();
+        let (address, replica) = ("127.0.1.1:7500".parse().unwrap(), "us-east/n1/0-3".parse().unwrap());
         let version = format!("sha256:{}", "01".repeat(32));
         let expected = format!(
             "engine --model /models/tiny --listen 127.0.1.1:7500 --version {version} --replica us-east/n1/0-3 \
              --served-name tiny --slots 8 --threads 1 --kv-tokens 4096 --step-time 20ms"
         );
-        assert_eq!(arguments(&place(), &replica).join(" "), expected);
-        let unbounded = Place { kv_tokens: None, ..place() };
-        assert!(!arguments(&unbounded, &replica).contains(&"--kv-tokens".to_owned()));
+        assert_eq!(arguments(&recipe(), address, &replica).join(" "), expected);
+        let unbounded = Recipe { kv_tokens: None, ..recipe() };
+        assert!(!arguments(&unbounded, address, &replica).contains(&"--kv-tokens".to_owned()));
     }
 
     #[test]

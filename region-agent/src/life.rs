@@ -18,6 +18,7 @@ use types::Monotonic;
 pub struct Life {
     phase: Phase,
     starts: u32,
+    is_failing: bool,
     /// How long the next rest will be.
     backoff: Duration,
 }
@@ -107,9 +108,9 @@ enum Phase {
 }
 
 impl Life {
-    /// Starts at the first waking.
-    pub fn new(now: Monotonic) -> Self {
-        Self { phase: Phase::Resting { until: now }, starts: 0, backoff: BACKOFF_FIRST }
+    /// Starts at the first waking, in a place that was started so often before.
+    pub fn new(starts: u32, now: Monotonic) -> Self {
+        Self { phase: Phase::Resting { until: now }, starts, is_failing: false, backoff: BACKOFF_FIRST }
     }
 
     pub fn on(&mut self, event: Event, now: Monotonic) -> Act {
@@ -126,9 +127,11 @@ impl Life {
             }
             (Phase::Starting { .. }, Event::Ready) => {
                 self.phase = Phase::Serving { since: now, missed: 0 };
+                self.is_failing = false;
                 Act::Announce
             }
             (Phase::Starting { deadline }, Event::Woke) if now >= deadline => {
+                self.is_failing = true;
                 self.phase = Phase::Ending;
                 Act::Kill(Why::NotReadyInTime)
             }
@@ -143,6 +146,7 @@ impl Life {
                     return Act::Nothing;
                 }
                 self.note_service(since, now);
+                self.is_failing = true;
                 self.phase = Phase::Ending;
                 Act::Kill(Why::MissedProbes)
             }
@@ -187,6 +191,11 @@ impl Life {
         self.starts
     }
 
+    /// It ended, or was killed, and has not served since.
+    pub fn is_failing(&self) -> bool {
+        self.is_failing
+    }
+
     /// A replica that served well for a while did not crash because of how it was started.
     fn note_service(&mut self, since: Monotonic, now: Monotonic) {
         if now.since(since) >= SERVED_WELL {
@@ -195,6 +204,7 @@ impl Life {
     }
 
     fn rest(&mut self, now: Monotonic) -> Act {
+        self.is_failing = true;
         let rest = self.backoff;
         self.backoff = (rest * 2).min(BACKOFF_MAX);
         self.phase = Phase::Resting { until: now + rest };
@@ -220,7 +230,7 @@ mod tests {
     }
 
     fn serving_since(millis: u64) -> Life {
-        let mut life = Life::new(at(millis));
+        let mut life = Life::new(0, at(millis));
         assert_eq!(life.on(Event::Woke, at(millis)), Act::Start { start: 0 });
         assert_eq!(life.on(Event::Ready, at(millis)), Act::Announce);
         life
@@ -228,7 +238,7 @@ mod tests {
 
     #[test]
     fn each_start_is_another_replica_after_a_longer_rest() {
-        let mut life = Life::new(at(0));
+        let mut life = Life::new(0, at(0));
         let mut now = at(0);
         for (start, rest_ms) in
             [200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000].into_iter().enumerate()
@@ -246,7 +256,7 @@ mod tests {
     #[test]
     fn a_minute_of_service_makes_the_next_rest_short_again() {
         for (served_ms, rest_ms) in [(59_999, 400), (60_000, 200)] {
-            let mut life = Life::new(at(0));
+            let mut life = Life::new(0, at(0));
             life.on(Event::Woke, at(0));
             life.on(Event::Exited, at(0));
             life.on(Event::Woke, at(200));
@@ -272,12 +282,37 @@ mod tests {
 
     #[test]
     fn a_start_that_hangs_is_killed_and_tried_again() {
-        let mut life = Life::new(at(0));
+        let mut life = Life::new(0, at(0));
         life.on(Event::Woke, at(0));
         assert_eq!(life.on(Event::Woke, at(119_999)), Act::Nothing);
         assert_eq!(life.on(Event::Woke, at(120_000)), Act::Kill(Why::NotReadyInTime));
         assert_eq!(life.on(Event::Ready, at(120_001)), Act::Nothing, "too late");
         assert!(matches!(life.on(Event::Exited, at(120_002)), Act::Rest(_)));
+    }
+
+    #[test]
+    fn it_fails_from_its_end_until_it_serves() {
+        let mut life = Life::new(0, at(0));
+        life.on(Event::Woke, at(0));
+        assert!(!life.is_failing());
+        life.on(Event::Exited, at(1));
+        assert!(life.is_failing());
+        life.on(Event::Woke, at(500));
+        assert!(life.is_failing(), "a second attempt is no service");
+        life.on(Event::Ready, at(501));
+        assert!(!life.is_failing());
+
+        let mut hangs = Life::new(0, at(0));
+        hangs.on(Event::Woke, at(0));
+        hangs.on(Event::Woke, at(120_000));
+        assert!(hangs.is_failing());
+    }
+
+    #[test]
+    fn a_place_s_next_life_goes_on_counting() {
+        let mut life = Life::new(3, at(0));
+        assert_eq!(life.on(Event::Woke, at(0)), Act::Start { start: 3 });
+        assert_eq!(life.starts(), 4);
     }
 
     #[test]
@@ -290,12 +325,12 @@ mod tests {
         assert_eq!(serving.on(Event::Exited, at(4)), Act::Finish);
         assert_eq!(serving.on(Event::Woke, at(999_999)), Act::Nothing);
 
-        let mut starting = Life::new(at(0));
+        let mut starting = Life::new(0, at(0));
         starting.on(Event::Woke, at(0));
         assert_eq!(starting.on(Event::Drain, at(1)), Act::Withdraw);
         assert_eq!(starting.on(Event::Ready, at(2)), Act::Nothing);
         assert_eq!(starting.on(Event::Exited, at(3)), Act::Finish);
 
-        assert_eq!(Life::new(at(0)).on(Event::Drain, at(0)), Act::Finish);
+        assert_eq!(Life::new(0, at(0)).on(Event::Drain, at(0)), Act::Finish);
     }
 }

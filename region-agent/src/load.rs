@@ -66,6 +66,7 @@ mod tests {
             waiting: 3,
             waiting_prompt_tokens: 100,
             replicas: running.iter().enumerate().map(seats).collect(),
+            is_placed: true,
         }
     }
 

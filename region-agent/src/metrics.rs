@@ -1,17 +1,21 @@
 //! What this agent counts. Labels come from closed sets.
 
+use crate::board::Board;
 use crate::dispatch::Census;
 use crate::life::Stage;
-use crate::supervise::Status;
+use client::Standing;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+use time::OffsetDateTime;
 use types::{Failure, ModelVersion};
 
 pub struct Metrics {
     registry: Registry,
+    rendering: Mutex<()>,
     requests: IntCounterVec,
     pub queue_wait: Histogram,
     pub head: Histogram,
@@ -23,6 +27,18 @@ pub struct Metrics {
     waiting: IntGaugeVec,
     running: IntGaugeVec,
     replicas: IntGaugeVec,
+    places: IntGaugeVec,
+    intent_revision: IntGauge,
+    intent_live: IntGauge,
+    certificate_expiry: IntGauge,
+}
+
+/// What others own and is read when somebody asks.
+pub struct Facts {
+    pub census: BTreeMap<ModelVersion, Census>,
+    pub board: Board,
+    pub standing: Standing,
+    pub certificate_ends: OffsetDateTime,
 }
 
 /// How a request left this node.
@@ -78,6 +94,7 @@ impl Metrics {
         let counters = |name: &str, help: &str, label: &str| {
             register(&registry, IntCounterVec::new(Opts::new(name, help), &[label]))
         };
+        let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help));
         let gauges = |name: &str, help: &str, labels: &[&str]| {
             register(&registry, IntGaugeVec::new(Opts::new(name, help), labels))
         };
@@ -96,10 +113,7 @@ impl Metrics {
                 "rhumb_agent_head_seconds",
                 "Time from sending to an engine until its answer began.",
             ),
-            connections: register(
-                &registry,
-                IntGauge::new("rhumb_agent_connections", "Connections from edges that are open."),
-            ),
+            connections: gauge("rhumb_agent_connections", "Connections from edges that are open."),
             connections_refused: counters(
                 "rhumb_agent_connections_refused_total",
                 "Connections closed before their first request.",
@@ -115,7 +129,22 @@ impl Metrics {
                 "Places for replicas, by what is there.",
                 &["version", "state"],
             ),
+            places: gauges(
+                "rhumb_agent_places",
+                "Places of this node: wanted by the intent, running a process, waiting for one to be free.",
+                &["state"],
+            ),
+            intent_revision: gauge(
+                "rhumb_agent_intent_revision",
+                "Revision of the intent in use; 0 before there was any.",
+            ),
+            intent_live: gauge("rhumb_agent_intent_live", "1 while a member of the control plane sends."),
+            certificate_expiry: gauge(
+                "rhumb_agent_certificate_expiry_seconds",
+                "When this node's certificate expires, in seconds since 1970.",
+            ),
             registry,
+            rendering: Mutex::new(()),
         }
     }
 
@@ -127,20 +156,41 @@ impl Metrics {
         self.connections_refused.with_label_values(&[reason.as_str()]).inc();
     }
 
-    /// Everything in the text format of Prometheus. Gauges that others own are read here, when somebody asks.
-    pub fn render(&self, census: &BTreeMap<ModelVersion, Census>, statuses: &[Status]) -> Vec<u8> {
-        for (version, line) in census {
+    /// Everything in the text format of Prometheus.
+    pub fn render(&self, facts: &Facts) -> Vec<u8> {
+        let _one_at_a_time = self.rendering.lock().unwrap_or_else(PoisonError::into_inner);
+        // Versions come and go; one that is gone has no numbers.
+        for gauges in [&self.waiting, &self.running, &self.replicas] {
+            gauges.reset();
+        }
+        for (version, line) in &facts.census {
             let version = version.to_string();
             let running: u32 = line.replicas.values().map(|seats| seats.running).sum();
             self.waiting.with_label_values(&[&version]).set(line.waiting.into());
             self.running.with_label_values(&[&version]).set(running.into());
+        }
+        let places = &facts.board.places;
+        let versions: BTreeSet<_> = places.values().map(|status| status.place.recipe.version).collect();
+        for version in versions {
+            let of_version = || places.values().filter(|status| status.place.recipe.version == version);
             for stage in Stage::ALL {
-                let is_there =
-                    |status: &&Status| status.place.version.to_string() == version && status.stage == stage;
-                let count = statuses.iter().filter(is_there).count();
-                self.replicas.with_label_values(&[version.as_str(), stage.as_str()]).set(count as i64);
+                let count = of_version().filter(|status| status.stage == stage).count();
+                self.replicas
+                    .with_label_values(&[version.to_string().as_str(), stage.as_str()])
+                    .set(count as i64);
             }
         }
+        let running = places.values().filter(|status| status.pid.is_some()).count();
+        let wanted = facts.board.wanted.into();
+        for (state, count) in
+            [("wanted", wanted), ("running", running as i64), ("waiting", facts.board.waiting_count().into())]
+        {
+            self.places.with_label_values(&[state]).set(count);
+        }
+        let revision = facts.standing.position.map_or(0, |position| position.revision.0);
+        self.intent_revision.set(i64::try_from(revision).unwrap_or(i64::MAX));
+        self.intent_live.set(facts.standing.is_live.into());
+        self.certificate_expiry.set(facts.certificate_ends.unix_timestamp());
         let mut text = Vec::new();
         TextEncoder::new()
             .encode(&self.registry.gather(), &mut text)

@@ -2,9 +2,10 @@
 
 use crate::dispatch::{Answer, Ask, Census, Dispatch, Order, Ticket};
 use crate::engine::Engine;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use types::{Failure, LoadFrame, ModelVersion, ReplicaId};
 
 /// The seats of all engines on this node.
@@ -23,6 +24,7 @@ struct Desk {
 pub struct Slot {
     slots: Arc<Slots>,
     engine: Arc<Engine>,
+    _taken: TaskTrackerToken,
     /// False once the seat was taken back on another way.
     is_held: bool,
 }
@@ -31,14 +33,15 @@ pub struct Slot {
 pub struct Survey {
     pub census: Census,
     pub readings: BTreeMap<ReplicaId, LoadFrame>,
+    /// The node drains, or the version is on its way out of it.
     pub is_draining: bool,
     /// Grows with every survey, in the order in which they were made.
     pub sequence: u64,
 }
 
 impl Slots {
-    pub fn new(versions: impl IntoIterator<Item = ModelVersion>, waiting_max: usize) -> Arc<Self> {
-        let dispatch = Dispatch::new(versions, waiting_max);
+    pub fn new(waiting_max: usize) -> Arc<Self> {
+        let dispatch = Dispatch::new(waiting_max);
         let desk = Desk { dispatch, waiting: HashMap::new(), engines: BTreeMap::new(), surveys: 0 };
         Arc::new(Self { desk: Mutex::new(desk) })
     }
@@ -51,9 +54,7 @@ impl Slots {
             match desk.dispatch.ask(ask) {
                 Answer::Refused(failure) => return Err(failure),
                 Answer::Start(replica) => {
-                    let engine = desk.engine(&replica);
-                    drop(desk);
-                    return Ok(Slot { slots: self.clone(), engine, is_held: true });
+                    return Ok(desk.slot(self, &replica));
                 }
                 Answer::Wait(ticket) => {
                     let (grant, granted) = oneshot::channel();
@@ -64,6 +65,11 @@ impl Slots {
         };
         let _leaves = LeavesLine { slots: self, version, ticket };
         granted.await.expect("a ticket is answered before it is forgotten, unless its owner forgets it")
+    }
+
+    /// Which versions have places on this node from now on.
+    pub fn place(self: &Arc<Self>, versions: &BTreeSet<ModelVersion>) {
+        self.change(|desk| desk.dispatch.place(versions));
     }
 
     /// An engine is ready, or well again.
@@ -111,7 +117,8 @@ impl Slots {
         desk.surveys += 1;
         let reading = |replica: &ReplicaId| Some((replica.clone(), desk.engines.get(replica)?.load()?));
         let readings = census.replicas.keys().filter_map(reading).collect();
-        Some(Survey { census, readings, is_draining: desk.dispatch.is_draining(), sequence: desk.surveys })
+        let is_draining = desk.dispatch.is_draining() || !census.is_placed;
+        Some(Survey { census, readings, is_draining, sequence: desk.surveys })
     }
 
     /// Changes the desk and tells those in line what became of them.
@@ -144,8 +151,10 @@ impl Slots {
 }
 
 impl Desk {
-    fn engine(&self, replica: &ReplicaId) -> Arc<Engine> {
-        self.engines.get(replica).expect("only engines that serve have seats").clone()
+    /// Under the lock of the decision, so that an engine that is withheld later is not vacant before.
+    fn slot(&self, slots: &Arc<Slots>, replica: &ReplicaId) -> Slot {
+        let engine = self.engines.get(replica).expect("only engines that serve have seats").clone();
+        Slot { slots: slots.clone(), _taken: engine.seat(), engine, is_held: true }
     }
 
     /// Under the same lock as the decision: an engine that is gone a moment later is found when it is asked.
@@ -153,7 +162,7 @@ impl Desk {
         let verdict = |order| match order {
             Order::Refuse { ticket, failure } => (self.waiting.remove(&ticket), Err(failure)),
             Order::Start { ticket, replica } => {
-                let slot = Slot { slots: slots.clone(), engine: self.engine(&replica), is_held: true };
+                let slot = self.slot(slots, &replica);
                 (self.waiting.remove(&ticket), Ok(slot))
             }
         };

@@ -1,6 +1,6 @@
-//! Keeps one place on the node filled: waits for what happens to its engine, asks [`crate::life`], does it.
+//! Keeps one place on the node filled, until it is told to drain: waits for what happens to its engine, asks [`crate::life`], does it.
 
-use crate::config::Place;
+use crate::board::{Board, Place};
 use crate::engine::Engine;
 use crate::ingress;
 use crate::launch::{Launcher, Process};
@@ -19,76 +19,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use types::{Monotonic, ReplicaId, header};
 
-/// What is in a place now, for operators.
-#[derive(Debug, Clone)]
-pub struct Status {
-    pub place: Place,
-    pub stage: Stage,
-    /// None before the first start.
-    pub replica: Option<ReplicaId>,
-    /// None while no process runs.
-    pub pid: Option<u32>,
-    pub starts: u32,
-}
-
-impl Status {
-    pub fn empty(place: Place) -> Self {
-        Self { place, stage: Stage::Gone, replica: None, pid: None, starts: 0 }
-    }
-}
-
-/// What the agent tells its supervisors: drain, and later stop.
-#[derive(Debug, Clone)]
-pub struct Orders {
-    drain: CancellationToken,
-    stop: CancellationToken,
-    heard: Heard,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Heard {
-    Nothing,
-    Drain,
-    Stop,
-}
-
-impl Orders {
-    pub fn new() -> Self {
-        Self { drain: CancellationToken::new(), stop: CancellationToken::new(), heard: Heard::Nothing }
-    }
-
-    /// No new work, no new starts.
-    pub fn drain(&self) {
-        self.drain.cancel();
-    }
-
-    /// End the engines.
-    pub fn stop(&self) {
-        self.stop.cancel();
-    }
-
-    async fn next(&mut self) -> Event {
-        match self.heard {
-            Heard::Nothing => {
-                self.drain.cancelled().await;
-                self.heard = Heard::Drain;
-                Event::Drain
-            }
-            Heard::Drain => {
-                self.stop.cancelled().await;
-                self.heard = Heard::Stop;
-                Event::Stop
-            }
-            Heard::Stop => std::future::pending().await,
-        }
-    }
-}
-
 pub struct Supervisor {
     pub node: Arc<Node>,
     pub launcher: Launcher,
     pub place: Place,
-    pub status: watch::Sender<Status>,
+    /// How long a replica may finish what it has.
+    pub patience: Duration,
+    /// Its place is there already; whoever ends this supervisor takes it out.
+    pub board: watch::Sender<Board>,
 }
 
 /// A running process and how the ingress knows it.
@@ -96,6 +34,8 @@ struct Running {
     process: Process,
     engine: Arc<Engine>,
     probes: Probes,
+    /// When it has finished for long enough; none while it is not draining.
+    drained_at: Option<Instant>,
 }
 
 /// When to ask an engine how it is.
@@ -106,18 +46,20 @@ struct Probes {
 }
 
 impl Supervisor {
-    /// Returns once the place is empty for good.
-    pub async fn run(self, mut orders: Orders) {
+    /// Returns once it was told to drain, what ran has finished, and the place is empty.
+    pub async fn run(self, drain: CancellationToken) {
         let epoch = Instant::now();
         let now = || Monotonic::from_micros(u64::try_from(epoch.elapsed().as_micros()).unwrap_or(u64::MAX));
-        let mut life = Life::new(now());
+        let mut life = Life::new(self.place.starts, now());
         let mut running: Option<Running> = None;
+        let mut is_told = false;
         loop {
             let event = tokio::select! {
-                event = orders.next() => event,
+                () = drain.cancelled(), if !is_told => Event::Drain,
                 event = happens(running.as_mut(), life.stage()) => event,
                 () = until(life.wakes_at().map(|at| Instant::now() + at.since(now()))) => Event::Woke,
             };
+            is_told |= event == Event::Drain;
             if event == Event::Exited
                 && let Some(ended) = running.take()
             {
@@ -141,13 +83,22 @@ impl Supervisor {
                 }
                 self.node.slots.serving(&running.engine);
             }
-            (Act::Withdraw, Some(running)) => self.node.slots.withhold(&running.engine),
+            (Act::Withdraw, Some(running)) => {
+                info!(replica = %running.engine.replica, "engine drains");
+                self.node.slots.withhold(&running.engine);
+                running.drained_at = Some(Instant::now() + self.patience);
+            }
             (Act::Kill(why), Some(running)) => {
                 warn!(replica = %running.engine.replica, ?why, "engine is killed");
                 self.node.slots.gone(&running.engine);
                 self.end(running, Duration::ZERO).await;
             }
-            (Act::Terminate, Some(running)) => self.end(running, STOP_MAX).await,
+            (Act::Terminate, Some(running)) => {
+                if running.engine.is_occupied() {
+                    warn!(replica = %running.engine.replica, "requests did not finish in time");
+                }
+                self.end(running, STOP_MAX).await;
+            }
             (Act::Rest(rest), _) => {
                 warn!(number = self.place.number, ?rest, "engine is started again after a rest");
             }
@@ -159,15 +110,20 @@ impl Supervisor {
     }
 
     fn start(&self, start: u32) -> Option<Running> {
-        let Place { number, version, address, slots, .. } = self.place;
-        let replica =
-            ReplicaId { region: self.node.region.clone(), node: self.node.name.clone(), number, start };
+        let Place { number, address, recipe, .. } = &self.place;
+        let replica = ReplicaId {
+            region: self.node.region.clone(),
+            node: self.node.name.clone(),
+            number: *number,
+            start,
+        };
         self.node.metrics.engine_starts.inc();
-        match self.launcher.start(&self.place, &replica) {
+        match self.launcher.start(recipe, *address, &replica) {
             Ok(process) => {
-                info!(%replica, pid = process.child.id(), %address, "engine started");
-                let engine = Engine::new(replica, version, address, slots);
-                Some(Running { process, engine, probes: Probes { next: Instant::now(), is_missed: false } })
+                info!(%replica, pid = process.child.id(), %address, model = %recipe.served_name, "engine started");
+                let engine = Engine::new(replica, recipe.version, *address, recipe.slots);
+                let probes = Probes { next: Instant::now(), is_missed: false };
+                Some(Running { process, engine, probes, drained_at: None })
             }
             Err(error) => {
                 error!(%replica, error = &error as &dyn std::error::Error, "engine cannot be started");
@@ -203,8 +159,11 @@ impl Supervisor {
     }
 
     fn tell(&self, life: &Life, running: Option<&Running>) {
-        self.status.send_modify(|status| {
+        let number = self.place.number;
+        self.board.send_modify(|board| {
+            let Some(status) = board.places.get_mut(&number) else { return };
             status.stage = life.stage();
+            status.is_failing = life.is_failing();
             status.starts = life.starts();
             status.pid = running.and_then(|running| running.process.child.id());
             if let Some(running) = running {
@@ -216,7 +175,7 @@ impl Supervisor {
 
 /// The next thing that happens to the process of this place.
 async fn happens(running: Option<&mut Running>, stage: Stage) -> Event {
-    let Some(Running { process, engine, probes }) = running else {
+    let Some(Running { process, engine, probes, drained_at }) = running else {
         return match stage {
             Stage::Gone => std::future::pending().await,
             // It could not be started.
@@ -224,10 +183,19 @@ async fn happens(running: Option<&mut Running>, stage: Stage) -> Event {
         };
     };
     tokio::select! {
+        // First: one that was asked to end after it had finished is finished still.
+        biased;
         // An error means that it was waited for already.
         _ = process.child.wait() => Event::Exited,
         event = observe(engine, stage, probes) => event,
+        () = finished(engine, *drained_at) => Event::Stop,
     }
+}
+
+/// An engine that drains has nothing left, or no more time.
+async fn finished(engine: &Engine, drained_at: Option<Instant>) {
+    let Some(drained_at) = drained_at else { return std::future::pending().await };
+    let _ = tokio::time::timeout_at(drained_at, engine.vacated()).await;
 }
 
 /// Asks the engine how it is, at its next time to be asked. May be dropped and called again at any point.

@@ -16,12 +16,13 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use identity::{Authority, Identity, Role};
+use identity::{Authority, Identity, Live, Role};
 use region_agent::engine::Engine;
 use region_agent::ingress::Ingress;
 use region_agent::node::Node;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -41,6 +42,7 @@ const WAITING_MAX: usize = 2;
 struct World {
     dir: tempfile::TempDir,
     authority: Authority,
+    identity: Arc<Live>,
     node: Arc<Node>,
     address: SocketAddr,
     _stop: DropGuard,
@@ -51,12 +53,14 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::create("c1", time::OffsetDateTime::now_utc()).unwrap();
         let agent = issue(&authority, &dir, Role::RegionAgent, "n1");
-        let node = Node::new("us-east".parse().unwrap(), "n1".parse().unwrap(), [version()], WAITING_MAX);
-        let ingress = Ingress::bind("127.0.0.1:0".parse().unwrap(), &agent, node.clone()).await.unwrap();
+        let node = Node::new("us-east".parse().unwrap(), "n1".parse().unwrap(), WAITING_MAX);
+        node.slots.place(&BTreeSet::from([version()]));
+        let identity = Live::new(agent);
+        let ingress = Ingress::bind("127.0.0.1:0".parse().unwrap(), &identity, node.clone()).await.unwrap();
         let address = ingress.local_addr().unwrap();
         let stop = CancellationToken::new();
         tokio::spawn(ingress.serve(stop.clone()));
-        Self { dir, authority, node, address, _stop: stop.drop_guard() }
+        Self { dir, authority, identity, node, address, _stop: stop.drop_guard() }
     }
 
     /// An engine at an address, as if its supervisor had found it ready.
@@ -99,7 +103,7 @@ fn issue(authority: &Authority, dir: &tempfile::TempDir, role: Role, name: &str)
         role,
         name: name.parse().unwrap(),
     };
-    authority.issue(&name, &dir, time::OffsetDateTime::now_utc()).unwrap();
+    authority.issue(&name, &dir, identity::CERTIFICATE_LIFE, time::OffsetDateTime::now_utc()).unwrap();
     Identity::load(&dir).unwrap()
 }
 
@@ -307,6 +311,34 @@ async fn only_edges_of_this_cluster_come_in() {
     let nobody = nobody(&world.dir.path().join("edge-e1/ca.pem"));
     assert!(is_refused(dial(world.address, nobody).await).await, "no certificate at all");
     assert_eq!(edge.ask(load()).await.status(), 200, "the edge is still welcome");
+}
+
+#[tokio::test]
+async fn a_renewed_identity_is_shown_to_newcomers_and_drops_nobody() {
+    let world = World::new().await;
+    let mut engine = world.attach_stand_in(0, 1).await;
+    let edge = world.edge().await;
+    let running = edge.begin("{}");
+    let stream = engine.next().await.answer_stream();
+    let before = shown(&world).await;
+
+    world.identity.replace(issue(&world.authority, &world.dir, Role::RegionAgent, "n1"));
+    assert_ne!(shown(&world).await, before);
+    stream.send(Ok("data: 1\n\n")).await.unwrap();
+    drop(stream);
+    assert_eq!(text(within(running).await.unwrap()).await, "data: 1\n\n");
+    let next = edge.begin("{}");
+    engine.next().await.answer("served".into_response());
+    assert_eq!(text(within(next).await.unwrap()).await, "served", "on the connection from before");
+}
+
+/// The certificate that a newcomer sees.
+async fn shown(world: &World) -> Vec<u8> {
+    let edge = issue(&world.authority, &world.dir, Role::Edge, "e2");
+    let host = ServerName::try_from("n1.region-agent.us-east.rhumb.internal").unwrap();
+    let stream = TcpStream::connect(world.address).await.unwrap();
+    let stream = within(TlsConnector::from(edge.client_config()).connect(host, stream)).await.unwrap();
+    stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
 }
 
 #[tokio::test]

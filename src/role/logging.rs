@@ -34,5 +34,6 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 }
 
 /// Pingora says ERROR where its pool's idle watcher and a taker race, which is harmless, and WARN where a client
-/// leaves, which is no news.
-const QUIET: &str = "pingora_core=error,pingora_core::connectors=off";
+/// leaves, which is no news. openraft tells every message and every unanswered heartbeat; our own packages tell what
+/// became of them.
+const QUIET: &str = "pingora_core=error,pingora_core::connectors=off,openraft=error";

@@ -3,7 +3,7 @@
 //! Locks are the kernel's (`flock`): they end with the process that holds them, however it ends. The process id
 //! in a lock file is only for people to read.
 
-use crate::sandbox::layout::{Layout, Paths, Regions};
+use crate::sandbox::layout::{Layout, Paths};
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -113,13 +113,16 @@ pub fn holder(paths: &Paths) -> io::Result<Option<Holder>> {
     }
 }
 
-/// Takes a subnet for these regions and sees that its ports are free.
-pub fn subnet(wanted: Subnet, regions: &Regions) -> Result<(u8, Claim), ClaimError> {
-    let layout = |subnet| Layout { subnet, regions: regions.clone() };
+/// Takes a subnet and sees that the ports of the layout there are free. `Auto` looks first where the sandbox was.
+pub fn subnet(
+    wanted: Subnet,
+    kept: Option<u8>,
+    layout: impl Fn(u8) -> Layout,
+) -> Result<(u8, Claim), ClaimError> {
     let number = match wanted {
         Subnet::Number(number) => number,
         Subnet::Auto => {
-            for number in 1..=SUBNET_MAX {
+            for number in kept.into_iter().chain(1..=SUBNET_MAX) {
                 let Some(claim) = subnet_lock(number)? else { continue };
                 match ports_are_free(&layout(number)) {
                     Ok(()) => return Ok((number, claim)),

@@ -54,7 +54,7 @@ fn signal(pid: u32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
 }
 
-/// Twice the patience of `up` with a role (edges, then agents), and a little.
-const STOP_MAX: Duration = Duration::from_secs(20);
+/// Three times the patience of `up` with a role (edges, then agents, then voters), and a little.
+const STOP_MAX: Duration = Duration::from_secs(28);
 const KILL_MAX: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(20);

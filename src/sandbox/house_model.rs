@@ -48,11 +48,18 @@ pub fn version() -> ModelVersion {
     manifest.version()
 }
 
+/// Whether a version's source is where some sandbox keeps the house model that came with its binary.
+pub fn is_source(source: &str, version: ModelVersion) -> bool {
+    source.starts_with("file:///") && source.ends_with(&format!("/{MODELS}/{}", short(version)))
+}
+
 /// Enough of a digest to tell a person's models apart.
 fn short(version: ModelVersion) -> String {
     version.to_string().trim_start_matches("sha256:").chars().take(SHORT_CHARS).collect()
 }
 
+/// The directory below a sandbox's data.
+pub const MODELS: &str = "models";
 const SHORT_CHARS: usize = 12;
 
 macro_rules! house {

@@ -3,6 +3,7 @@
 //! Region *i* is `127.N.i.1`, where N is the subnet, with the ports of production. So regions need no port
 //! arithmetic, and two sandboxes side by side differ in one number.
 
+use crate::sandbox::{house_model, places};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -29,6 +30,7 @@ pub enum BadRegions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
+    ControlPlane,
     RegionAgent,
     Edge,
 }
@@ -45,12 +47,18 @@ pub struct Member {
 pub struct Layout {
     pub subnet: u8,
     pub regions: Regions,
+    /// The regions with a voter of the control plane, in the order of the voters' ids. They stay as they were
+    /// when the sandbox was made; none in the layout of a sandbox that is older than the control plane.
+    #[serde(default)]
+    pub voters: Vec<RegionName>,
 }
 
 /// One region of a layout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seat {
     pub region: RegionName,
+    /// The id of its voter.
+    pub voter: Option<u64>,
     ip: Ipv4Addr,
 }
 
@@ -106,13 +114,22 @@ impl fmt::Display for Regions {
 }
 
 impl Role {
-    pub const ALL: [Self; 2] = [Self::RegionAgent, Self::Edge];
+    pub const ALL: [Self; 3] = [Self::ControlPlane, Self::RegionAgent, Self::Edge];
 
     /// Also the subcommand that runs it.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::ControlPlane => "control-plane",
             Self::RegionAgent => "region-agent",
             Self::Edge => "edge",
+        }
+    }
+
+    pub fn identity(self) -> identity::Role {
+        match self {
+            Self::ControlPlane => identity::Role::ControlPlane,
+            Self::RegionAgent => identity::Role::RegionAgent,
+            Self::Edge => identity::Role::Edge,
         }
     }
 }
@@ -130,11 +147,33 @@ impl fmt::Display for Member {
 }
 
 impl Layout {
+    /// Of a sandbox that is made now. Three voters outlive the death of any one; with fewer than three regions to
+    /// put them in, more than one would only be more that can fail.
+    pub fn new(subnet: u8, regions: Regions) -> Self {
+        let count = if regions.0.len() >= VOTERS { VOTERS } else { 1 };
+        let voters = regions.0[..count].to_vec();
+        Self { subnet, regions, voters }
+    }
+
     pub fn seats(&self) -> impl Iterator<Item = Seat> {
         self.regions.0.iter().zip(1..).map(|(region, place)| Seat {
             region: region.clone(),
+            voter: self.voters.iter().zip(1..).find(|(voter, _)| *voter == region).map(|(_, id)| id),
             ip: Ipv4Addr::new(127, self.subnet, place, 1),
         })
+    }
+
+    /// The seats with a voter, nearest to a region first.
+    pub fn voters_from(&self, region: &RegionName) -> Vec<Seat> {
+        let here = places::of(region);
+        let mut seats: Vec<Seat> = self.seats().filter(|seat| seat.voter.is_some()).collect();
+        seats.sort_by(|a, b| {
+            let distance = |seat: &Seat| here.kilometres_to(places::of(&seat.region));
+            // Its own voter also where another region lies at the same place.
+            let is_other = |seat: &Seat| seat.region != *region;
+            is_other(a).cmp(&is_other(b)).then(distance(a).total_cmp(&distance(b)))
+        });
+        seats
     }
 
     pub fn seat(&self, region: &RegionName) -> Option<Seat> {
@@ -143,12 +182,30 @@ impl Layout {
 
     /// In the order in which they are started and listed.
     pub fn members(&self) -> impl Iterator<Item = Member> {
-        let of_region = |region: &RegionName| Role::ALL.map(|role| Member { region: region.clone(), role });
-        self.regions.0.iter().flat_map(of_region)
+        self.seats().flat_map(|seat| {
+            let roles = Role::ALL.into_iter().filter(|role| seat.has(*role));
+            roles.map(|role| Member { region: seat.region.clone(), role }).collect::<Vec<_>>()
+        })
+    }
+
+    pub fn has(&self, member: &Member) -> bool {
+        self.seat(&member.region).is_some_and(|seat| seat.has(member.role))
     }
 }
 
 impl Seat {
+    pub fn has(&self, role: Role) -> bool {
+        role != Role::ControlPlane || self.voter.is_some()
+    }
+
+    pub fn control_plane(&self) -> SocketAddr {
+        self.at(7001)
+    }
+
+    pub fn control_plane_admin(&self) -> SocketAddr {
+        self.at(9103)
+    }
+
     pub fn edge_plain(&self) -> SocketAddr {
         self.at(8080)
     }
@@ -177,6 +234,7 @@ impl Seat {
     /// Where a role is known to others.
     pub fn address(&self, role: Role) -> SocketAddr {
         match role {
+            Role::ControlPlane => self.control_plane(),
             Role::RegionAgent => self.agent_ingress(),
             Role::Edge => self.edge_plain(),
         }
@@ -184,6 +242,7 @@ impl Seat {
 
     pub fn admin(&self, role: Role) -> SocketAddr {
         match role {
+            Role::ControlPlane => self.control_plane_admin(),
             Role::RegionAgent => self.agent_admin(),
             Role::Edge => self.edge_admin(),
         }
@@ -193,15 +252,36 @@ impl Seat {
     pub fn listeners(&self) -> Vec<SocketAddr> {
         let roles =
             [self.edge_plain(), self.edge_tls(), self.edge_admin(), self.agent_ingress(), self.agent_admin()];
-        roles.into_iter().chain((0..ENGINES_PER_REGION).map(|engine| self.at(ENGINE_PORT + engine))).collect()
+        let voter = [self.control_plane(), self.control_plane_admin()].into_iter();
+        let voter = voter.filter(|_| self.has(Role::ControlPlane));
+        roles
+            .into_iter()
+            .chain(voter)
+            .chain((0..ENGINES_PER_REGION).map(|engine| self.at(ENGINE_PORT + engine)))
+            .collect()
     }
 
     pub fn node(&self) -> NodeName {
         name("n1")
     }
 
-    pub fn edge_name(&self) -> NodeName {
-        name("e1")
+    /// What a role's process is called, unique in its role and region.
+    pub fn process(&self, role: Role) -> NodeName {
+        match role {
+            Role::ControlPlane => name("c1"),
+            Role::RegionAgent => self.node(),
+            Role::Edge => name("e1"),
+        }
+    }
+
+    /// What a role's certificate says.
+    pub fn name(&self, role: Role, cluster: &str) -> identity::Name {
+        identity::Name {
+            cluster: cluster.to_owned(),
+            region: self.region.clone(),
+            role: role.identity(),
+            name: self.process(role),
+        }
     }
 
     pub fn zone(&self) -> ZoneName {
@@ -248,15 +328,17 @@ impl Paths {
     }
 
     pub fn models(&self) -> PathBuf {
-        self.data.join("models")
+        self.data.join(house_model::MODELS)
     }
 
-    pub fn routing_table(&self) -> PathBuf {
-        self.data.join("routing.toml")
+    /// The identity of who types commands.
+    pub fn operator(&self) -> PathBuf {
+        self.data.join(OPERATOR)
     }
 
-    pub fn tenants(&self) -> PathBuf {
-        self.data.join("tenants.toml")
+    /// Where operator commands find the control plane.
+    pub fn context(&self) -> PathBuf {
+        self.data.join("operator.toml")
     }
 
     pub fn role_dir(&self, member: &Member) -> PathBuf {
@@ -269,6 +351,11 @@ impl Paths {
 
     pub fn identity(&self, member: &Member) -> PathBuf {
         self.role_dir(member).join("identity")
+    }
+
+    /// What a role remembers: a voter its log, an edge or agent its last good pictures.
+    pub fn role_data(&self, member: &Member) -> PathBuf {
+        self.role_dir(member).join("data")
     }
 
     /// What an edge shows to clients.
@@ -291,6 +378,9 @@ impl Paths {
 
 /// Two, so that the death of one is survived inside its region.
 pub const ENGINES_PER_REGION: u16 = 2;
+/// Below the data directory.
+pub const OPERATOR: &str = "operator";
+const VOTERS: usize = 3;
 const ENGINE_PORT: u16 = 7500;
 /// Thirty-two engines are more than a laptop can do anything useful with.
 const REGIONS_MAX: usize = 16;
@@ -301,7 +391,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn layout(subnet: u8, regions: &str) -> Layout {
-        Layout { subnet, regions: regions.parse().unwrap() }
+        Layout::new(subnet, regions.parse().unwrap())
     }
 
     #[test]
@@ -325,6 +415,33 @@ mod tests {
         assert_eq!(seat.engines().to_string(), "127.7.2.1:7500");
         assert_eq!(seat.admin(Role::RegionAgent).to_string(), "127.7.2.1:9102");
         assert_eq!(layout.seat(&"mars".parse().unwrap()), None);
+        let first = layout.seat(&"us-east".parse().unwrap()).unwrap();
+        assert_eq!(first.control_plane().to_string(), "127.7.1.1:7001");
+        assert_eq!(first.admin(Role::ControlPlane).to_string(), "127.7.1.1:9103");
+    }
+
+    #[test]
+    fn three_regions_have_three_voters_and_fewer_have_one() {
+        let voters = |regions| layout(0, regions).seats().map(|seat| seat.voter).collect::<Vec<_>>();
+        assert_eq!(voters("a"), [Some(1)]);
+        assert_eq!(voters("a,b"), [Some(1), None]);
+        assert_eq!(voters("a,b,c,d"), [Some(1), Some(2), Some(3), None]);
+        let two = layout(0, "a,b");
+        let control_planes = two.members().filter(|member| member.role == Role::ControlPlane);
+        assert_eq!(control_planes.count(), 1);
+        assert!(!two.has(&Member { region: "b".parse().unwrap(), role: Role::ControlPlane }));
+    }
+
+    #[test]
+    fn voters_are_listed_nearest_first() {
+        let layout = layout(0, "us-east,eu-west,ap-south");
+        let from = |region: &str| {
+            let seats = layout.voters_from(&region.parse().unwrap());
+            seats.into_iter().map(|seat| seat.region.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(from("eu-west"), ["eu-west", "us-east", "ap-south"]);
+        assert_eq!(from("ap-south"), ["ap-south", "eu-west", "us-east"]);
+        assert_eq!(from("us-west"), ["us-east", "eu-west", "ap-south"]);
     }
 
     #[test]
@@ -338,8 +455,10 @@ mod tests {
     fn a_kept_layout_is_read_back_and_checked() {
         let layout = layout(3, "us-east,eu-west");
         let text = serde_json::to_string(&layout).unwrap();
-        assert_eq!(text, r#"{"subnet":3,"regions":["us-east","eu-west"]}"#);
+        assert_eq!(text, r#"{"subnet":3,"regions":["us-east","eu-west"],"voters":["us-east"]}"#);
         assert_eq!(serde_json::from_str::<Layout>(&text).unwrap(), layout);
         assert!(serde_json::from_str::<Layout>(r#"{"subnet":3,"regions":["a","a"]}"#).is_err());
+        let older: Layout = serde_json::from_str(r#"{"subnet":3,"regions":["a"]}"#).unwrap();
+        assert_eq!(older.voters, []);
     }
 }

@@ -44,7 +44,7 @@ pub fn show(paths: &Paths, writer: Writer, region: &RegionName, follow: bool) ->
 pub fn blamed(paths: &Paths, member: &Member) -> Vec<PathBuf> {
     let engines = match member.role {
         Role::RegionAgent => files(paths, Writer::Engines, &member.region).unwrap_or_default(),
-        Role::Edge => Vec::new(),
+        Role::ControlPlane | Role::Edge => Vec::new(),
     };
     // One engine is as good as the other: they run the same model on the same host.
     std::iter::once(paths.log(member)).chain(engines.into_iter().min()).collect()
@@ -194,7 +194,7 @@ mod tests {
     fn logs_of_the_start_before_are_kept_once() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(dir.path().to_owned());
-        let layout = Layout { subnet: 0, regions: "us-east".parse().unwrap() };
+        let layout = Layout::new(0, "us-east".parse().unwrap());
         for start in 0..3 {
             let up_log = paths.up_log();
             std::fs::create_dir_all(up_log.parent().unwrap()).unwrap();

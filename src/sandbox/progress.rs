@@ -120,7 +120,7 @@ pub fn tell(told: &Told) {
 }
 
 fn title(member: &Member) -> String {
-    format!("{:12}  {}", member.role, member.region)
+    format!("{:13}  {}", member.role, member.region)
 }
 
 fn ready(started: Instant) -> String {
@@ -146,7 +146,7 @@ mod tests {
     fn what_is_told_is_understood() {
         let member = Member { region: "us-east".parse().unwrap(), role: Role::Edge };
         let told = [
-            Told::Layout(Layout { subnet: 1, regions: "us-east".parse().unwrap() }),
+            Told::Layout(Layout::new(1, "us-east".parse().unwrap())),
             Told::Step(Step { member: member.clone(), state: StepState::Waits("for \"x\"".to_owned()) }),
             Told::Step(Step { member, state: StepState::Ready }),
             Told::Failed(vec!["a\nb".to_owned()]),

@@ -13,6 +13,11 @@ pub struct Replicas {
     pub state: ReplicaState,
     pub queued: u64,
     pub running: u64,
+    /// How far it knows the intent; absent while it knows nothing of it.
+    pub revision: Option<u64>,
+    /// Replicas that the intent wants there.
+    pub wanted: usize,
+    /// Those that run, also where they only finish what they have.
     pub replicas: Vec<Replica>,
 }
 
@@ -30,6 +35,25 @@ pub enum ReplicaState {
     Serving,
     #[serde(other)]
     Other,
+}
+
+impl Replicas {
+    pub fn serving(&self) -> usize {
+        self.replicas.iter().filter(|one| one.state == ReplicaState::Serving).count()
+    }
+
+    /// Nothing is wanted of this node, and it knows so.
+    pub fn is_idle(&self) -> bool {
+        self.wanted == 0 && self.revision.is_some()
+    }
+
+    /// The error says what is missing.
+    pub fn serves(&self, count: usize) -> Result<(), String> {
+        match self.serving() {
+            serving if serving >= count => Ok(()),
+            serving => Err(format!("{serving} of {count} engines serve")),
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

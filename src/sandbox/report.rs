@@ -2,7 +2,7 @@
 
 use crate::sandbox::house_model;
 use crate::sandbox::layout::{Layout, Paths, Seat};
-use crate::sandbox::write::TENANT;
+use crate::sandbox::seed::TENANT;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -30,6 +30,7 @@ pub struct RegionReport {
     pub edge: String,
     pub admin: String,
     pub agent: String,
+    /// Null where there is no voter.
     pub control_plane: Option<String>,
 }
 
@@ -64,10 +65,12 @@ impl Report {
              -H 'authorization: Bearer {api_key}' \\\n    \
              -H 'content-type: application/json' \\\n    \
              -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"{QUESTION}\"}}]}}'\n\n\
-             Look around:  {status}\n              {ps}\n              {logs}\nStop it:      {down}\n",
+             Look around:  {status}\n              {ps}\n              {logs}\nChange it:    {tenant}\n              {drain}\nStop it:      {down}\n",
             status = rhumb.command("status"),
             ps = rhumb.command("sandbox ps"),
             logs = rhumb.command(&format!("logs edge {} --follow", self.regions[0].name)),
+            tenant = rhumb.command("tenant create acme"),
+            drain = rhumb.command(&format!("region drain {}", self.regions[0].name)),
             down = rhumb.command("down"),
         )
         .expect("a string takes any text");
@@ -82,7 +85,7 @@ impl RegionReport {
             edge: format!("{}/v1", url(seat.edge_plain())),
             admin: url(seat.edge_admin()),
             agent: url(seat.agent_admin()),
-            control_plane: None,
+            control_plane: seat.voter.map(|_| format!("https://{}", seat.control_plane())),
         }
     }
 }
@@ -135,7 +138,7 @@ mod tests {
     use super::*;
 
     fn report() -> Report {
-        let layout = Layout { subnet: 0, regions: "us-east,eu-west".parse().unwrap() };
+        let layout = Layout::new(0, "us-east,eu-west".parse().unwrap());
         let key = ApiKey::from_random([0; 10], [0; 32]);
         Report::new(&layout, &Paths::below("/tmp/x".into()), &key)
     }
@@ -156,7 +159,7 @@ mod tests {
                     "edge": "http://127.0.1.1:8080/v1",
                     "admin": "http://127.0.1.1:9101",
                     "agent": "http://127.0.1.1:9102",
-                    "control_plane": null,
+                    "control_plane": "https://127.0.1.1:7001",
                 },
                 {
                     "name": "eu-west",

@@ -1,13 +1,15 @@
 //! `rhumb sandbox start`: starts a part that died, and waits until it does its work again.
 
 use crate::sandbox::control::{self, Answer, Question};
-use crate::sandbox::layout::{Member, Paths};
+use crate::sandbox::layout::{Layout, Member, Paths, Role};
 use crate::sandbox::progress::{Progress, Step};
+use crate::sandbox::ready::Trial;
+use crate::sandbox::seed::{Answers, Goal};
 use crate::sandbox::{kept_layout, ready, write};
 use crate::say::say;
 use anyhow::{Context, bail};
+use std::collections::BTreeMap;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 pub fn run(paths: &Paths, member: &Member) -> anyhow::Result<()> {
     let pid = match control::ask(paths, &Question::Start(member.clone()))? {
@@ -24,12 +26,13 @@ pub fn run(paths: &Paths, member: &Member) -> anyhow::Result<()> {
     let seat = layout.seat(&member.region).context("the sandbox has another layout by now")?;
     let key = write::api_key(paths)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let has_quorum = has_quorum(paths, &layout)?;
     runtime.block_on(async {
         let (step, mut steps) = mpsc::channel::<Step>(STEPS_MAX);
-        // Engines of any region will do, and the others are there already.
-        let engines = CancellationToken::new();
-        engines.cancel();
-        let ready = ready::one(member.clone(), seat, key, engines, step, ready::deadline());
+        // What operators have made of the intent meanwhile is not asked: the control plane may be what is dead.
+        let goal = Goal { replicas: BTreeMap::new(), answers: Answers::Decided };
+        let trial = Trial::of_one(key, goal, has_quorum);
+        let ready = ready::one(member.clone(), seat, trial, step, ready::deadline());
         let show = async {
             let mut progress = Progress::to_people();
             while let Some(step) = steps.recv().await {
@@ -39,7 +42,19 @@ pub fn run(paths: &Paths, member: &Member) -> anyhow::Result<()> {
         let (ready, ()) = tokio::join!(ready, show);
         ready
     })?;
+    if member.role == Role::ControlPlane && !has_quorum {
+        say!("{member} waits for a majority of the voters; start another one");
+    }
     Ok(())
+}
+
+/// Whether enough voters run for one of them to lead: the first of several that are started cannot.
+fn has_quorum(paths: &Paths, layout: &Layout) -> anyhow::Result<bool> {
+    let Answer::Processes { processes } = control::ask(paths, &Question::Processes)? else {
+        bail!("the sandbox answers something else");
+    };
+    let running = processes.iter().filter(|process| process.role == Role::ControlPlane.as_str()).count();
+    Ok(running * 2 > layout.voters.len())
 }
 
 const STEPS_MAX: usize = 16;

@@ -1,26 +1,46 @@
-//! `rhumb status`: how each region is, measured now.
+//! `rhumb status`: how each region and the control plane are, measured now.
 
+use crate::operator::{cluster, context};
 use crate::sandbox::control::{self, ControlError, Question};
-use crate::sandbox::layout::{ENGINES_PER_REGION, Layout, Paths, Role, Seat};
+use crate::sandbox::layout::{Layout, Paths, Role, Seat};
 use crate::sandbox::replicas::{self, ReplicaState};
 use crate::sandbox::{kept_layout, ready, write};
 use crate::say::say;
 use crate::stdout;
 use crate::table::table;
+use client::{Dialer, Operator};
+use identity::{Identity, Live};
+use proto::v1::StatusReply;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::task::JoinSet;
+use types::intent::{DrainScope, ResourceId};
 use types::{ApiKey, RegionName};
 
-/// What `rhumb status --json` prints. Parts that are not built yet are null.
+/// What `rhumb status --json` prints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Status {
+    /// Everything is ready and the control plane has a leader; a drained region may be as well as any other.
     healthy: bool,
-    /// The region of the control plane's leader.
+    /// The region of the control plane's leader; null while there is none.
     leader: Option<RegionName>,
+    /// Null if no member answers.
     incarnation: Option<u64>,
+    /// The newest that any member has applied.
     revision: Option<u64>,
     regions: Vec<RegionStatus>,
+}
+
+/// What the members of the control plane say, taken together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct ControlPlane {
+    leader: Option<u64>,
+    incarnation: Option<u64>,
+    revision: Option<u64>,
+    /// Unknown without a leader, and then none.
+    drained: BTreeSet<RegionName>,
 }
 
 /// Numbers count what is ready.
@@ -33,6 +53,18 @@ struct RegionStatus {
     replicas: usize,
     queued: u64,
     running: u64,
+    #[serde(skip)]
+    wanted: Wanted,
+}
+
+/// What belongs to a region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Wanted {
+    replicas: usize,
+    /// Nothing is to run there, so its node need not serve.
+    is_idle: bool,
+    /// False = it has a voter, which is not ready.
+    voter_is_ready: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -40,6 +72,8 @@ struct RegionStatus {
 enum State {
     /// Everything that belongs there is ready.
     Serving,
+    /// The same, and an operator keeps requests away.
+    Drained,
     Degraded,
     /// No edge answers and no replica serves.
     Down,
@@ -53,12 +87,13 @@ pub fn run(paths: &Paths, json: bool) -> anyhow::Result<ExitCode> {
             tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?
-                .block_on(measure(&layout, &key))
+                .block_on(measure(&layout, paths, &key))
         }
         // Its addresses may be another sandbox's by now, so nobody is asked.
         Err(error @ ControlError::NothingRuns { .. }) => {
             say!("{error}");
-            Status::of(layout.regions.names().iter().map(|name| RegionStatus::down(name.clone())).collect())
+            let down = layout.regions.names().iter().map(|name| RegionStatus::down(name.clone()));
+            Status::of(down.collect(), ControlPlane::default(), &layout)
         }
         Err(error) => return Err(error.into()),
     };
@@ -70,39 +105,92 @@ pub fn run(paths: &Paths, json: bool) -> anyhow::Result<ExitCode> {
     Ok(if status.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn measure(layout: &Layout, key: &ApiKey) -> Status {
+async fn measure(layout: &Layout, paths: &Paths, key: &ApiKey) -> Status {
     let mut regions = JoinSet::new();
     for (at, seat) in layout.seats().enumerate() {
         let key = key.clone();
         regions.spawn(async move { (at, region(&seat, &key).await) });
     }
-    let mut regions = regions.join_all().await;
+    let (mut regions, control_plane) =
+        tokio::join!(regions.join_all(), control_plane(paths, layout.voters.len()));
+    let control_plane = control_plane.unwrap_or_else(|error| {
+        say!("the control plane cannot be asked: {}", crate::failure::chain(&error).join(": "));
+        ControlPlane::default()
+    });
     regions.sort_by_key(|(at, _)| *at);
-    Status::of(regions.into_iter().map(|(_, region)| region).collect())
+    Status::of(regions.into_iter().map(|(_, region)| region).collect(), control_plane, layout)
+}
+
+/// Asks every member, and whoever leads what is drained.
+async fn control_plane(paths: &Paths, voters: usize) -> anyhow::Result<ControlPlane> {
+    let context::File { identity, control_plane } = context::read(&paths.context())?;
+    let operator = Operator::new(Dialer::new(Live::new(Identity::load(&identity)?)), control_plane);
+    let replies = tokio::time::timeout(MEMBERS_MAX, operator.status()).await.unwrap_or_default();
+    let replies: Vec<StatusReply> = replies.into_iter().flatten().collect();
+    let mut found = ControlPlane::of(&replies, voters);
+    if found.leader.is_some()
+        && let Ok(Ok(known)) = tokio::time::timeout(DRAINS_MAX, cluster::read(&operator, &["drain"])).await
+    {
+        found.drained = known
+            .into_keys()
+            .filter_map(|id| match id {
+                ResourceId::Drain(DrainScope::Region(region)) => Some(region),
+                _ => None,
+            })
+            .collect();
+    }
+    Ok(found)
+}
+
+impl ControlPlane {
+    /// Believes the newest term, and in a leader that says so itself and has a majority beside it.
+    fn of(replies: &[StatusReply], voters: usize) -> Self {
+        let term = replies.iter().map(|reply| reply.term).max();
+        let leads = |reply: &&StatusReply| Some(reply.term) == term && reply.leader == reply.id;
+        let leader = replies.iter().find(leads).map(|reply| reply.id);
+        let newest = replies.iter().max_by_key(|reply| (reply.incarnation != 0, reply.revision));
+        Self {
+            leader: leader.filter(|_| replies.len() * 2 > voters),
+            incarnation: newest.map(|reply| reply.incarnation),
+            revision: newest.map(|reply| reply.revision),
+            drained: BTreeSet::new(),
+        }
+    }
 }
 
 async fn region(seat: &Seat, key: &ApiKey) -> RegionStatus {
     let edges = usize::from(ready::now(Role::Edge, seat, key).await.is_ok());
+    let voter_is_ready = seat.voter.is_none() || ready::now(Role::ControlPlane, seat, key).await.is_ok();
+    let down = RegionStatus::down(seat.region.clone());
     let Ok(agent) = replicas::of(seat).await else {
-        return RegionStatus { edges, ..RegionStatus::down(seat.region.clone()) }.judged();
+        return RegionStatus { edges, wanted: Wanted { voter_is_ready, ..down.wanted }, ..down }.judged();
     };
-    let replicas = agent.replicas.iter().filter(|one| one.state == ReplicaState::Serving).count();
     RegionStatus {
         edges,
-        // A node is ready when it is worth sending requests to.
-        nodes: usize::from(agent.state == ReplicaState::Serving),
-        replicas,
+        // A node is ready when it is worth sending requests to, or there is nothing to send.
+        nodes: usize::from(agent.state == ReplicaState::Serving || agent.is_idle()),
+        replicas: agent.serving(),
         queued: agent.queued,
         running: agent.running,
-        ..RegionStatus::down(seat.region.clone())
+        wanted: Wanted { replicas: agent.wanted, is_idle: agent.is_idle(), voter_is_ready },
+        ..down
     }
     .judged()
 }
 
 impl Status {
-    fn of(regions: Vec<RegionStatus>) -> Self {
-        let healthy = !regions.is_empty() && regions.iter().all(|region| region.state == State::Serving);
-        Self { healthy, leader: None, incarnation: None, revision: None, regions }
+    fn of(mut regions: Vec<RegionStatus>, control_plane: ControlPlane, layout: &Layout) -> Self {
+        let ControlPlane { leader, incarnation, revision, drained } = control_plane;
+        for region in &mut regions {
+            if region.state == State::Serving && drained.contains(&region.name) {
+                region.state = State::Drained;
+            }
+        }
+        let is_well = |region: &RegionStatus| matches!(region.state, State::Serving | State::Drained);
+        let healthy = !regions.is_empty() && regions.iter().all(is_well) && leader.is_some();
+        let leader =
+            layout.seats().find(|seat| leader.is_some() && seat.voter == leader).map(|seat| seat.region);
+        Self { healthy, leader, incarnation, revision, regions }
     }
 
     fn table(&self) -> String {
@@ -113,24 +201,35 @@ impl Status {
                 region.state.as_str().to_owned(),
                 format!("{}/1", region.edges),
                 format!("{}/1", region.nodes),
-                format!("{}/{ENGINES_PER_REGION}", region.replicas),
+                format!("{}/{}", region.replicas, region.wanted.replicas),
                 region.queued.to_string(),
                 region.running.to_string(),
             ]
         });
-        table(head, rows)
+        let control_plane = match (&self.leader, self.revision) {
+            (Some(leader), Some(revision)) => format!("led by {leader}, revision {revision}"),
+            (None, Some(revision)) => {
+                format!("has no leader, revision {revision}; requests go on, changes wait")
+            }
+            (_, None) => "does not answer; requests go on, changes wait".to_owned(),
+        };
+        format!("{}\nThe control plane {control_plane}.\n", table(head, rows))
     }
 }
 
 impl RegionStatus {
     fn down(name: RegionName) -> Self {
-        Self { name, state: State::Down, edges: 0, nodes: 0, replicas: 0, queued: 0, running: 0 }
+        let wanted = Wanted { replicas: 0, is_idle: false, voter_is_ready: false };
+        Self { name, state: State::Down, edges: 0, nodes: 0, replicas: 0, queued: 0, running: 0, wanted }
     }
 
     fn judged(self) -> Self {
+        let Wanted { replicas, is_idle, voter_is_ready } = self.wanted;
         let state = match (self.edges, self.nodes, self.replicas) {
             (0, _, 0) => State::Down,
-            (1, 1, replicas) if replicas == usize::from(ENGINES_PER_REGION) => State::Serving,
+            (1, 1, serving) if voter_is_ready && serving >= replicas && (serving > 0 || is_idle) => {
+                State::Serving
+            }
             _ => State::Degraded,
         };
         Self { state, ..self }
@@ -141,45 +240,82 @@ impl State {
     fn as_str(self) -> &'static str {
         match self {
             Self::Serving => "serving",
+            Self::Drained => "drained",
             Self::Degraded => "degraded",
             Self::Down => "down",
         }
     }
 }
 
+/// A member that is gone refuses at once; this is for one that hangs.
+const MEMBERS_MAX: Duration = Duration::from_secs(5);
+const DRAINS_MAX: Duration = Duration::from_secs(3);
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn region(edges: usize, nodes: usize, replicas: usize) -> RegionStatus {
-        RegionStatus { edges, nodes, replicas, ..RegionStatus::down("us-east".parse().unwrap()) }.judged()
+    fn region(edges: usize, nodes: usize, replicas: usize, voter_is_ready: bool) -> RegionStatus {
+        let wanted = Wanted { replicas: 2, is_idle: false, voter_is_ready };
+        RegionStatus { edges, nodes, replicas, wanted, ..RegionStatus::down("us-east".parse().unwrap()) }
+            .judged()
+    }
+
+    fn status(regions: Vec<RegionStatus>, leader: Option<u64>, drained: &[&str]) -> Status {
+        let drained = drained.iter().map(|name| name.parse().unwrap()).collect();
+        let control_plane = ControlPlane { leader, incarnation: Some(5), revision: Some(7), drained };
+        Status::of(regions, control_plane, &Layout::new(0, "us-east".parse().unwrap()))
+    }
+
+    fn reply(id: u64, leader: u64, term: u64, revision: u64) -> StatusReply {
+        StatusReply { id, leader, term, revision, incarnation: 5, ..StatusReply::default() }
     }
 
     #[test]
     fn a_region_serves_with_everything_and_is_down_with_nothing_of_use() {
-        let engines = usize::from(ENGINES_PER_REGION);
-        assert_eq!(region(1, 1, engines).state, State::Serving);
-        assert_eq!(region(1, 1, engines - 1).state, State::Degraded);
-        assert_eq!(region(0, 1, engines).state, State::Degraded);
-        assert_eq!(region(1, 0, 0).state, State::Degraded);
-        assert_eq!(region(0, 1, 0).state, State::Down);
+        assert_eq!(region(1, 1, 2, true).state, State::Serving);
+        assert_eq!(region(1, 1, 2, false).state, State::Degraded, "its voter is dead");
+        assert_eq!(region(1, 1, 1, true).state, State::Degraded);
+        assert_eq!(region(0, 1, 2, true).state, State::Degraded);
+        assert_eq!(region(1, 0, 0, true).state, State::Degraded);
+        assert_eq!(region(0, 1, 0, true).state, State::Down);
     }
 
     #[test]
-    fn one_degraded_region_is_not_healthy() {
-        let status = |regions| Status::of(regions).healthy;
-        assert!(status(vec![region(1, 1, 2)]));
-        assert!(!status(vec![region(1, 1, 2), region(1, 1, 1)]));
-        assert!(!status(vec![]));
+    fn one_degraded_region_or_no_leader_is_not_healthy() {
+        let well = || region(1, 1, 2, true);
+        assert!(status(vec![well()], Some(1), &[]).healthy);
+        assert!(!status(vec![well()], None, &[]).healthy);
+        assert!(!status(vec![well(), region(1, 1, 1, true)], Some(1), &[]).healthy);
+        assert!(!status(vec![], Some(1), &[]).healthy);
+    }
+
+    #[test]
+    fn a_drained_region_is_well_unless_something_is_dead() {
+        let drained = status(vec![region(1, 1, 2, true)], Some(1), &["us-east"]);
+        assert!(drained.healthy && drained.regions[0].state == State::Drained);
+        let dead = status(vec![region(1, 1, 1, true)], Some(1), &["us-east"]);
+        assert!(!dead.healthy && dead.regions[0].state == State::Degraded);
+    }
+
+    #[test]
+    fn a_leader_must_answer_itself_in_the_newest_term_and_with_a_majority() {
+        let leader = |replies: &[StatusReply]| ControlPlane::of(replies, 3).leader;
+        assert_eq!(leader(&[reply(1, 1, 4, 9), reply(2, 1, 4, 8), reply(3, 1, 4, 9)]), Some(1));
+        assert_eq!(leader(&[reply(2, 1, 4, 8), reply(3, 1, 4, 9)]), None, "the leader was killed just now");
+        assert_eq!(leader(&[reply(1, 1, 4, 9), reply(2, 2, 5, 9)]), Some(2));
+        assert_eq!(leader(&[reply(1, 1, 4, 9)]), None, "one of three");
+        assert_eq!(ControlPlane::of(&[reply(1, 0, 4, 9), reply(2, 0, 4, 12)], 3).revision, Some(12));
+        assert_eq!(ControlPlane::of(&[], 3), ControlPlane::default());
     }
 
     #[test]
     fn json_is_the_contract() {
         let expected = serde_json::json!({
             "healthy": true,
-            "leader": null,
-            "incarnation": null,
-            "revision": null,
+            "leader": "us-east",
+            "incarnation": 5,
+            "revision": 7,
             "regions": [{
                 "name": "us-east",
                 "state": "serving",
@@ -190,6 +326,7 @@ mod tests {
                 "running": 0,
             }],
         });
-        assert_eq!(serde_json::to_value(Status::of(vec![region(1, 1, 2)])).unwrap(), expected);
+        let status = status(vec![region(1, 1, 2, true)], Some(1), &[]);
+        assert_eq!(serde_json::to_value(status).unwrap(), expected);
     }
 }

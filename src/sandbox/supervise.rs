@@ -116,9 +116,10 @@ impl Supervisor {
         self.layout.members().filter_map(process).collect()
     }
 
-    /// Stops everything: first the edges, so that no request meets a region whose agent has left.
+    /// Stops everything: first the edges, so that no request meets a region whose agent has left; last the control
+    /// plane, which nobody needs to stop.
     pub async fn stop(&mut self, exited: &mut mpsc::Receiver<Exit>) {
-        for role in [Role::Edge, Role::RegionAgent] {
+        for role in [Role::Edge, Role::RegionAgent, Role::ControlPlane] {
             self.signal(role, Signal::SIGTERM);
             if tokio::time::timeout(STOP_MAX, self.gone(role, exited)).await.is_err() {
                 self.signal(role, Signal::SIGKILL);

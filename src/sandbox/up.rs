@@ -1,14 +1,17 @@
 //! `rhumb up`: brings a sandbox up, holds it, and takes it down again.
 
+use crate::failure::WrongUsage;
 use crate::role::lifeline;
 use crate::sandbox::claim::{self, Claim, Subnet};
 use crate::sandbox::control::{self, Answer, Asked, Question};
 use crate::sandbox::layout::{Layout, Member, Paths, Regions};
 use crate::sandbox::progress::{Progress, Step, Told, tell};
-use crate::sandbox::ready::{self, NotReady};
+use crate::sandbox::ready::{self, Begun, NotReady};
 use crate::sandbox::report::{Invocation, Report};
+use crate::sandbox::seed::Seed;
 use crate::sandbox::supervise::{Exit, Supervisor};
-use crate::sandbox::{logs, places, write};
+use crate::sandbox::write::{self, Written};
+use crate::sandbox::{kept_layout_if_any, logs, places};
 use crate::say::say;
 use crate::{failure, stdout};
 use anyhow::{Context, bail};
@@ -20,15 +23,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Interval;
-use types::Place;
+use types::{Place, RegionName};
 
 /// What was asked for.
 #[derive(Debug)]
 pub struct Wish {
     pub data: PathBuf,
-    pub regions: Regions,
+    /// None = those that it had, or the usual ones.
+    pub regions: Option<Regions>,
     pub subnet: Subnet,
-    pub step_time: Duration,
+    /// None = as it was, or the usual one.
+    pub step_time: Option<Duration>,
+    /// None = as in production.
+    pub certificate_life: Option<Duration>,
 }
 
 /// Who hears of it.
@@ -96,6 +103,7 @@ fn present(report: &Report, audience: Audience, rhumb: &Invocation) -> anyhow::R
 struct Sandbox {
     layout: Layout,
     paths: Paths,
+    certificate_life: Option<Duration>,
     report: Report,
     supervisor: Supervisor,
     exited: mpsc::Receiver<Exit>,
@@ -124,13 +132,19 @@ impl Sandbox {
         let program = std::env::current_exe().context("cannot tell which program this is")?;
         let paths = make_data(&wish.data)?;
         let data = claim::data(&paths)?;
-        let (subnet, _subnet) = claim::subnet(wish.subnet, &wish.regions)?;
-        for region in wish.regions.names().iter().filter(|region| places::known(region).is_none()) {
+        let kept = kept_layout_if_any(&paths)?;
+        let wanted = wanted_layout(kept.as_ref(), wish.regions.as_ref(), &paths)?;
+        let at = |subnet| Layout { subnet, ..wanted.clone() };
+        let (subnet, _subnet) = claim::subnet(wish.subnet, kept.as_ref().map(|kept| kept.subnet), at)?;
+        let layout = at(subnet);
+        for region in layout.regions.names().iter().filter(|region| places::known(region).is_none()) {
             let Place { latitude, longitude } = places::of(region);
             say!("{region} is the name of no known place; it is put at {latitude}, {longitude}");
         }
-        let layout = Layout { subnet, regions: wish.regions.clone() };
-        let key = write::everything(&layout, &paths, &program, wish.step_time)?;
+        let written = write::everything(&layout, &paths, &program, wish.certificate_life, kept.is_none())?;
+        let step_time_ms = wish.step_time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let Written { cluster, key, key_is_new, house } = written;
+        let seed = Seed::new(&layout, &cluster, (&key, key_is_new), &house, step_time_ms);
         logs::put_aside(&paths, &layout).context("cannot put the last start's logs aside")?;
 
         let signals = Signals::new().context("cannot listen for signals")?;
@@ -145,14 +159,15 @@ impl Sandbox {
         let report = Report::new(&layout, &paths, &key);
         let (step, steps) = mpsc::channel(STEPS_MAX);
         let waiting = {
-            let layout = layout.clone();
-            tokio::spawn(async move { ready::everything(&layout, &key, step).await })
+            let begun = Begun { layout: layout.clone(), paths: paths.clone(), key, seed };
+            tokio::spawn(ready::everything(begun, step))
         };
         let waiting = Some(waiting);
         let looks = tokio::time::interval(LOOK_EVERY);
         Ok(Self {
             layout,
             paths,
+            certificate_life: wish.certificate_life,
             report,
             supervisor,
             exited,
@@ -247,24 +262,31 @@ impl Sandbox {
             Question::Processes => Answer::Processes { processes: self.supervisor.processes() },
             Question::Stop => Answer::Stopping,
             Question::Start(member) => {
-                if self.layout.seat(&member.region).is_none() {
-                    let known = &self.layout.regions;
+                if !self.layout.has(&member) {
+                    let members = self.layout.members().filter(|known| known.role == member.role);
+                    let regions: Vec<String> = members.map(|known| known.region.to_string()).collect();
+                    let (role, regions) = (member.role, regions.join(", "));
                     return Answer::Refused {
-                        problem: format!("there is no {member}; the regions are {known}"),
+                        problem: format!("there is no {member}; regions with a {role} are {regions}"),
                     };
                 }
                 if let Some(pid) = self.supervisor.pid(&member) {
                     return Answer::AlreadyRuns { pid };
                 }
-                match self.supervisor.start(&member) {
+                match self.start(&member) {
                     Ok(pid) => {
                         say!("started {member} (process {pid})");
                         Answer::Started { pid }
                     }
-                    Err(error) => Answer::Refused { problem: failure::chain(&error.into()).join(": ") },
+                    Err(error) => Answer::Refused { problem: failure::chain(&error).join(": ") },
                 }
             }
         }
+    }
+
+    fn start(&mut self, member: &Member) -> anyhow::Result<u32> {
+        write::identity(&self.layout, &self.paths, member, self.certificate_life)?;
+        Ok(self.supervisor.start(member)?)
     }
 
     /// Everything that helps to find out why a part does not come up.
@@ -288,6 +310,33 @@ impl Sandbox {
             () = self.signals.next() => say!("not waiting for them"),
         }
     }
+}
+
+/// What is to run: what is wished for, on what is there. Voters stay where they are.
+fn wanted_layout(kept: Option<&Layout>, wished: Option<&Regions>, paths: &Paths) -> anyhow::Result<Layout> {
+    let regions =
+        || wished.cloned().unwrap_or_else(|| REGIONS_DEFAULT.parse().expect("the default is well formed"));
+    let Some(kept) = kept else { return Ok(Layout::new(0, regions())) };
+    let data = paths.data().display();
+    if kept.voters.is_empty() {
+        bail!(
+            "{data} holds a sandbox of an earlier Rhumb, without a control plane; remove it (its API key goes with \
+             it), or give this one another `--data`"
+        );
+    }
+    let layout = Layout { regions: wished.unwrap_or(&kept.regions).clone(), ..kept.clone() };
+    let missing: Vec<&str> =
+        kept.voters.iter().filter(|voter| layout.seat(voter).is_none()).map(RegionName::as_str).collect();
+    if missing.is_empty() {
+        return Ok(layout);
+    }
+    Err(WrongUsage(format!(
+        "the control plane in {data} has voters in {}, and they cannot be left out; add {} to --regions, or give \
+         this sandbox another `--data`",
+        kept.voters.iter().map(RegionName::as_str).collect::<Vec<_>>().join(", "),
+        missing.join(", ")
+    ))
+    .into())
 }
 
 /// The directory, for its owner alone: it holds keys.
@@ -324,9 +373,39 @@ impl Signals {
     }
 }
 
+/// What a new sandbox has unless other regions are named.
+pub const REGIONS_DEFAULT: &str = "us-east,eu-west,ap-south";
 /// How long a sandbox may live on after `rm -r .rhumb`.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const QUESTIONS_MAX: usize = 32;
 const STEPS_MAX: usize = 64;
 /// Enough for an error with its causes.
 const LINES_SHOWN: usize = 12;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(kept: Option<&str>, wished: Option<&str>) -> anyhow::Result<Layout> {
+        let kept = kept.map(|regions| Layout::new(3, regions.parse().unwrap()));
+        let wished = wished.map(|regions| regions.parse().unwrap());
+        wanted_layout(kept.as_ref(), wished.as_ref(), &Paths::below("/tmp/x".into()))
+    }
+
+    #[test]
+    fn a_sandbox_keeps_its_regions_and_its_voters() {
+        assert_eq!(wanted(None, None).unwrap().voters.len(), 3);
+        assert_eq!(wanted(Some("a"), None).unwrap().regions.names().len(), 1);
+        let grown = wanted(Some("a"), Some("a,b,c")).unwrap();
+        assert_eq!((grown.voters.len(), grown.regions.names().len()), (1, 3));
+        let refused = wanted(Some("a,b,c"), Some("a,b")).unwrap_err().to_string();
+        assert!(refused.contains("add c to --regions"), "{refused}");
+    }
+
+    #[test]
+    fn an_older_sandbox_is_named_as_what_it_is() {
+        let older: Layout = serde_json::from_str(r#"{"subnet":0,"regions":["a"]}"#).unwrap();
+        let refused = wanted_layout(Some(&older), None, &Paths::below("/tmp/x".into())).unwrap_err();
+        assert!(refused.to_string().contains("`--data`"), "{refused}");
+    }
+}

@@ -1,112 +1,216 @@
-//! Writes what the roles read: tables, configurations, identities.
+//! Writes what the roles read: configurations, identities, and once the voters' data.
 //!
 //! Written anew at each start, because certificates expire and the binary may have changed. Only what others
-//! remember is kept: the cluster's name, its authority, and the API key.
+//! remember is kept: the cluster's name, its authority, the API key, and what the roles themselves keep.
 
 use crate::files::{Readers, write_whole};
+use crate::operator::{context, key};
 use crate::sandbox::house_model::{self, HouseModel};
-use crate::sandbox::layout::{ENGINES_PER_REGION, Layout, Member, Paths, Role, Seat};
-use crate::sandbox::places;
+use crate::sandbox::layout::{self, Layout, Member, Paths, Role, Seat};
 use anyhow::Context;
-use edge::routing_table::{ModelEntry, NodeEntry, RegionEntry, RoutingFile};
-use edge::tenants::{KeyEntry, Tenant, TenantFile};
-use identity::{Authority, Name};
+use client::MemberAddress;
+use control_plane::MemberEntry;
+use identity::Authority;
+use identity::authority::CERTIFICATE_LIFE;
 use serde::Serialize;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 use time::OffsetDateTime;
-use types::{ApiKey, ModelVersion, Priority};
+use types::ApiKey;
 
-/// Who pays in a sandbox.
-pub const TENANT: &str = "default";
+/// What is the same for all roles of a sandbox.
+pub struct Written {
+    pub cluster: String,
+    /// Opens the edges.
+    pub key: ApiKey,
+    /// There was none before.
+    pub key_is_new: bool,
+    pub house: HouseModel,
+}
 
-/// Writes everything, and returns the key that opens the edges.
+/// Writes everything. `is_new`: there was no sandbox here before, so its voters begin with nothing.
 pub fn everything(
     layout: &Layout,
     paths: &Paths,
     program: &Path,
-    step_time: Duration,
-) -> anyhow::Result<ApiKey> {
+    certificate_life: Option<Duration>,
+    is_new: bool,
+) -> anyhow::Result<Written> {
     let now = OffsetDateTime::now_utc();
     let cluster = cluster_name(paths)?;
     let authority = Authority::open(&paths.authority(), &cluster, now)?;
     let house = house_model::keep(&paths.models())?;
+    let key_is_new = !paths.api_key().exists();
     let key = api_key(paths)?;
-    let name = |member: &Member, seat: &Seat| Name {
-        cluster: cluster.clone(),
-        region: member.region.clone(),
-        role: match member.role {
-            Role::Edge => identity::Role::Edge,
-            Role::RegionAgent => identity::Role::RegionAgent,
-        },
-        name: match member.role {
-            Role::Edge => seat.edge_name(),
-            Role::RegionAgent => seat.node(),
-        },
-    };
+    let life = life(certificate_life)?;
 
-    let mut nodes = Vec::new();
     for member in layout.members() {
         let seat = layout.seat(&member.region).expect("members come from the layout");
-        let name = name(&member, &seat);
-        authority.issue(&name, &paths.identity(&member), now)?;
+        authority.issue(&seat.name(member.role, &cluster), &paths.identity(&member), life, now)?;
+        let config = paths.config(&member);
         match member.role {
+            Role::ControlPlane => {
+                let file = control_plane_file(&member, &seat, layout, paths, &cluster, life);
+                write_toml(&config, &file)?;
+                if is_new {
+                    create_voter(&file.data, &cluster, file.id)?;
+                }
+            }
             Role::Edge => {
                 let address = seat.edge_tls().ip();
                 let dir = paths.public_certificate(&member);
-                authority.issue_public(&PUBLIC_NAMES, &[address], &dir, now)?;
-                write_toml(&paths.config(&member), &edge_file(&member, &seat, paths))?;
+                authority.issue_public(&PUBLIC_NAMES, &[address], &dir, CERTIFICATE_LIFE, now)?;
+                let nearest = members_from(layout, &member.region, &cluster);
+                write_toml(&config, &edge_file(&member, &seat, paths, nearest))?;
             }
             Role::RegionAgent => {
-                let file = agent_file(&member, &seat, paths, program, &house, step_time);
-                write_toml(&paths.config(&member), &file)?;
-                nodes.push(node_entry(&seat, name.host_name()));
+                let nearest = members_from(layout, &member.region, &cluster);
+                write_toml(&config, &agent_file(&member, &seat, paths, program, nearest))?;
             }
         }
     }
-    write_toml(&paths.routing_table(), &routing_file(layout, nodes, house.version))?;
-    write_toml(&paths.tenants(), &tenant_file(&key))?;
-    // Last: with it, other commands find a whole sandbox.
+    write_operator(layout, paths, &cluster, &authority, now)?;
+    // Last: with it, other commands find a whole sandbox, and the next start knows that the voters have data.
     let kept = serde_json::to_vec(layout).context("plain data serialises")?;
     write_whole(&paths.layout(), &kept, Readers::Everybody)
         .with_context(|| format!("cannot write {}", paths.layout().display()))?;
-    Ok(key)
+    Ok(Written { cluster, key, key_is_new, house })
+}
+
+/// Another certificate for a role that is started again: one that was down for longer than its certificate lives
+/// could no longer renew it.
+pub fn identity(
+    layout: &Layout,
+    paths: &Paths,
+    member: &Member,
+    certificate_life: Option<Duration>,
+) -> anyhow::Result<()> {
+    let now = OffsetDateTime::now_utc();
+    let cluster = cluster_name(paths)?;
+    let authority = Authority::open(&paths.authority(), &cluster, now)?;
+    let seat = layout.seat(&member.region).context("the sandbox has no such region")?;
+    let name = seat.name(member.role, &cluster);
+    Ok(authority.issue(&name, &paths.identity(member), life(certificate_life)?, now)?)
+}
+
+fn life(wished: Option<Duration>) -> anyhow::Result<time::Duration> {
+    match wished {
+        Some(life) => time::Duration::try_from(life).context("no certificate lives that long"),
+        None => Ok(CERTIFICATE_LIFE),
+    }
 }
 
 /// The key of this sandbox, made when there is none.
 pub fn api_key(paths: &Paths) -> anyhow::Result<ApiKey> {
     let path = paths.api_key();
-    let text = kept(&path, || {
-        let (mut id, mut secret) = ([0; 10], [0; 32]);
-        getrandom::fill(&mut id).and_then(|()| getrandom::fill(&mut secret))?;
-        Ok(ApiKey::from_random(id, secret).reveal())
-    })?;
+    let text = kept(&path, || Ok(key::draw()?.reveal()))?;
     ApiKey::parse(&text)
         .with_context(|| format!("{} is damaged; remove it to get another key", path.display()))
 }
 
 fn cluster_name(paths: &Paths) -> anyhow::Result<String> {
-    kept(&paths.cluster(), || Ok(format!("sandbox-{:08x}", getrandom::u32()?)))
+    kept(&paths.cluster(), || {
+        let random = getrandom::u32().context("the operating system gives no randomness")?;
+        Ok(format!("sandbox-{random:08x}"))
+    })
 }
 
 /// What the file says, or what is made and written there if it is missing.
-fn kept(path: &Path, make: impl FnOnce() -> Result<String, getrandom::Error>) -> anyhow::Result<String> {
+fn kept(path: &Path, make: impl FnOnce() -> anyhow::Result<String>) -> anyhow::Result<String> {
     match std::fs::read_to_string(path) {
         Ok(text) => return Ok(text.trim_end().to_owned()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
-    let text = make().context("the operating system gives no randomness")?;
+    let text = make()?;
     write_whole(path, format!("{text}\n").as_bytes(), Readers::Owner)
         .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(text)
 }
 
-fn edge_file(member: &Member, seat: &Seat, paths: &Paths) -> edge::config::File {
+/// What an interrupted first start left has never voted, so it can go.
+fn create_voter(data: &Path, cluster: &str, id: u64) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(data) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot clear {}", data.display()));
+        }
+        _ => {}
+    }
+    control_plane::create(data, cluster, id)
+        .with_context(|| format!("cannot make the data directory of voter {id}, {}", data.display()))
+}
+
+/// Who types commands, and where those find the control plane.
+fn write_operator(
+    layout: &Layout,
+    paths: &Paths,
+    cluster: &str,
+    authority: &Authority,
+    now: OffsetDateTime,
+) -> anyhow::Result<()> {
+    let first = layout.regions.names().first().expect("a sandbox has a region");
+    let name = identity::Name {
+        cluster: cluster.to_owned(),
+        region: first.clone(),
+        role: identity::Role::Operator,
+        name: "sandbox".parse().expect("the name fits its pattern"),
+    };
+    authority.issue(&name, &paths.operator(), OPERATOR_LIFE, now)?;
+    let control_plane = members_from(layout, first, cluster);
+    write_toml(&paths.context(), &context::File { identity: layout::OPERATOR.into(), control_plane })
+}
+
+/// All voters, nearest first.
+fn members_from(layout: &Layout, region: &types::RegionName, cluster: &str) -> Vec<MemberAddress> {
+    let address = |seat: Seat| MemberAddress {
+        address: seat.control_plane(),
+        server_name: seat.name(Role::ControlPlane, cluster).host_name(),
+    };
+    layout.voters_from(region).into_iter().map(address).collect()
+}
+
+fn control_plane_file(
+    member: &Member,
+    seat: &Seat,
+    layout: &Layout,
+    paths: &Paths,
+    cluster: &str,
+    life: time::Duration,
+) -> control_plane::File {
+    let entry = |seat: Seat| {
+        Some(MemberEntry {
+            id: seat.voter?,
+            address: seat.control_plane(),
+            server_name: seat.name(Role::ControlPlane, cluster).host_name(),
+            region: seat.region,
+        })
+    };
+    control_plane::File {
+        region: member.region.clone(),
+        name: seat.process(member.role),
+        id: seat.voter.expect("only voters have a control plane here"),
+        listen: seat.control_plane(),
+        admin: seat.control_plane_admin(),
+        identity: paths.identity(member),
+        data: paths.role_data(member),
+        authority: Some(paths.authority()),
+        certificate_life_seconds: life.whole_seconds().unsigned_abs(),
+        snapshot_every: SNAPSHOT_EVERY,
+        members: layout.seats().filter_map(entry).collect(),
+    }
+}
+
+fn edge_file(
+    member: &Member,
+    seat: &Seat,
+    paths: &Paths,
+    control_plane: Vec<MemberAddress>,
+) -> edge::config::File {
     let public = identity::files::Paths::in_dir(&paths.public_certificate(member));
     edge::config::File {
         region: member.region.clone(),
-        name: seat.edge_name(),
+        name: seat.process(member.role),
         listen: Some(seat.edge_plain()),
         tls: Some(edge::config::TlsFile {
             listen: seat.edge_tls(),
@@ -115,8 +219,8 @@ fn edge_file(member: &Member, seat: &Seat, paths: &Paths) -> edge::config::File 
         }),
         admin: seat.edge_admin(),
         identity: paths.identity(member),
-        routing_table: paths.routing_table(),
-        tenants: paths.tenants(),
+        control_plane,
+        data: paths.role_data(member),
         drain_seconds: DRAIN_SECONDS,
     }
 }
@@ -126,8 +230,7 @@ fn agent_file(
     seat: &Seat,
     paths: &Paths,
     program: &Path,
-    house: &HouseModel,
-    step_time: Duration,
+    control_plane: Vec<MemberAddress>,
 ) -> region_agent::File {
     region_agent::File {
         region: member.region.to_string(),
@@ -137,51 +240,12 @@ fn agent_file(
         admin: seat.agent_admin().to_string(),
         identity: paths.identity(member),
         logs: paths.region_logs(&member.region),
+        data: paths.role_data(member),
+        engines_listen: seat.engines().to_string(),
         queue_max: QUEUE_MAX,
         drain_seconds: DRAIN_SECONDS,
         program: Some(program.to_owned()),
-        engines: vec![region_agent::EngineFile {
-            version: house.version.to_string(),
-            model_dir: house.dir.clone(),
-            served_name: house_model::NAME.to_owned(),
-            count: ENGINES_PER_REGION,
-            listen: seat.engines().to_string(),
-            slots: SLOTS,
-            threads: 1,
-            kv_tokens: None,
-            step_time_ms: u64::try_from(step_time.as_millis()).unwrap_or(u64::MAX),
-        }],
-    }
-}
-
-fn node_entry(seat: &Seat, server_name: String) -> NodeEntry {
-    NodeEntry {
-        region: seat.region.clone(),
-        node: seat.node(),
-        zone: seat.zone(),
-        ingress: seat.agent_ingress(),
-        server_name,
-    }
-}
-
-fn routing_file(layout: &Layout, nodes: Vec<NodeEntry>, version: ModelVersion) -> RoutingFile {
-    let region = |seat: Seat| {
-        let place = places::of(&seat.region);
-        RegionEntry { name: seat.region, latitude: place.latitude, longitude: place.longitude }
-    };
-    let name = house_model::NAME.parse().expect("the name fits its pattern");
-    RoutingFile {
-        regions: layout.seats().map(region).collect(),
-        nodes,
-        models: vec![ModelEntry { name, version }],
-    }
-}
-
-fn tenant_file(key: &ApiKey) -> TenantFile {
-    let name: types::TenantName = TENANT.parse().expect("the name fits its pattern");
-    TenantFile {
-        keys: vec![KeyEntry { id: key.id(), tenant: name.clone(), hash: key.hash() }],
-        tenants: vec![Tenant { name, regions: None, priority: Priority::default() }],
+        control_plane,
     }
 }
 
@@ -199,6 +263,9 @@ const HEADER: &str = "# Written by `rhumb up`, anew at each start.\n\n";
 const PUBLIC_NAMES: [&str; 2] = ["api.rhumb.test", "localhost"];
 /// Production's defaults, said here so that a sandbox behaves the same when they change.
 const QUEUE_MAX: usize = 256;
-const SLOTS: u32 = 8;
+const SNAPSHOT_EVERY: u64 = 10_000;
+/// A command does not live long enough to renew anything, and each `up` makes another; drills of renewal are for
+/// roles.
+const OPERATOR_LIFE: time::Duration = time::Duration::days(30);
 /// A person who stops a sandbox waits for it; five seconds end nearly all answers of the house model.
 const DRAIN_SECONDS: u64 = 5;

@@ -5,17 +5,25 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 const CHAT: &str = "/v1/chat/completions";
-const LONG: &str = r#","stream":true,"temperature":0,"max_tokens":60,"ignore_eos":true"#;
+
+fn long(tokens: usize) -> String {
+    format!(r#","stream":true,"temperature":0,"max_tokens":{tokens},"ignore_eos":true"#)
+}
 
 #[test]
 fn a_region_without_engines_costs_no_request_that_had_not_begun() {
     let world = World::start(&["--step-time", "20ms"]);
-    // Looked up before: all answers run in step, and a kill that comes late may fall between two rounds of them.
+    // A region that became ready a moment later than the other gets nothing yet.
+    eventually("the edge uses its own region", Duration::from_secs(5), || {
+        world.post(0, CHAT, &world.chat("Hello", r#","max_tokens":1"#));
+        world.agent_metric(0, "rhumb_agent_requests_total", "served") > 0.0
+    });
+    // Looked up before, so that the kill comes while they run.
     let engines = world.pids("engine", world.region(0));
     let streams = run_streams_and(&world, 50, || engines.into_iter().for_each(crate::world::kill));
     let broken = streams.iter().filter(|stream| !stream.is_complete()).count();
     for stream in &streams {
-        assert_eq!(stream.status, 200);
+        assert_eq!(stream.status, 200, "{stream:?}");
         // A stream that has begun cannot be resumed yet: it must end by an honest error, never silently.
         if !stream.is_complete() {
             assert!(stream.data.len() > 1, "failed before its first token: {stream:?}");
@@ -101,7 +109,7 @@ fn an_edge_dies_and_comes_back(world: &World) {
 fn an_edge_that_is_told_to_stop_finishes_its_streams(world: &World) {
     let [edge] = world.pids("edge", world.region(1))[..] else { panic!("one edge per region") };
     let mut told = false;
-    let body = world.chat("Tell me about Rhumb.", LONG);
+    let body = world.chat("Tell me about Rhumb.", &long(60));
     let stream = world.stream_with(1, CHAT, &body, |events| {
         if events.data.len() == 3 && !std::mem::replace(&mut told, true) {
             crate::world::terminate(edge);
@@ -122,10 +130,12 @@ fn run_streams_and(world: &World, count: usize, break_something: impl FnOnce()) 
     let (begun, has_begun) = mpsc::channel();
     std::thread::scope(|scope| {
         let streams: Vec<_> = (0..count)
-            .map(|_| {
+            .map(|number| {
                 let begun = begun.clone();
+                // Of different lengths, so that they never all end at once and some are always running.
+                let body = world.chat("Tell me about Rhumb.", &long(40 + 7 * number % 41));
                 scope.spawn(move || {
-                    world.stream_with(0, CHAT, &world.chat("Tell me about Rhumb.", LONG), |events| {
+                    world.stream_with(0, CHAT, &body, |events| {
                         if events.data.len() == 3 {
                             let _ = begun.send(());
                         }

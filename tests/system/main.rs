@@ -8,6 +8,7 @@
 mod answers;
 mod failures;
 mod http2;
+mod intent;
 mod refusals;
 mod sandbox;
 mod world;

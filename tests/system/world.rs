@@ -33,9 +33,12 @@ pub struct Events {
 }
 
 impl World {
+    /// Two regions unless the options say otherwise: enough for all but the control plane, and lighter than three.
     pub fn start(options: &[&str]) -> Self {
         let data = TempDir::new().unwrap();
-        let facts = Self::up(data.path(), options);
+        let two: &[&str] = &["--regions", "us-east,eu-west"];
+        let regions = if options.contains(&"--regions") { &[] } else { two };
+        let facts = Self::up(data.path(), &[options, regions].concat());
         Self { data, facts }
     }
 
@@ -109,7 +112,18 @@ impl World {
 
     /// A metric of an edge, summed over its labels that contain `part`.
     pub fn edge_metric(&self, region: usize, name: &str, part: &str) -> f64 {
-        let admin = self.facts["regions"][region]["admin"].as_str().unwrap().replace("http://", "");
+        self.metric(&self.facts["regions"][region]["admin"], name, part)
+    }
+
+    /// The same of a region's agent.
+    pub fn agent_metric(&self, region: usize, name: &str, part: &str) -> f64 {
+        let mut admin = self.edge(region);
+        admin.set_port(9102);
+        self.metric(&Value::from(admin.to_string()), name, part)
+    }
+
+    fn metric(&self, admin: &Value, name: &str, part: &str) -> f64 {
+        let admin = admin.as_str().unwrap().replace("http://", "");
         let text = send(admin.parse().unwrap(), "GET /metrics HTTP/1.1\r\nhost: a\r\n", "").body;
         text.lines()
             .filter(|line| line.starts_with(name) && line.contains(part))
@@ -124,6 +138,12 @@ impl World {
 
     pub fn get(&self, region: usize, path: &str) -> Answer {
         send(self.edge(region), &self.head(&format!("GET {path}")), "")
+    }
+
+    /// With another key than this world's own.
+    pub fn post_as(&self, key: &str, region: usize, path: &str, body: &str) -> Answer {
+        let head = format!("POST {path} HTTP/1.1\r\nhost: rhumb\r\nauthorization: Bearer {key}\r\n");
+        send(self.edge(region), &head, body)
     }
 
     pub fn post(&self, region: usize, path: &str, body: &str) -> Answer {
@@ -174,6 +194,10 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.run(&["down"]);
+        if std::thread::panicking() {
+            self.data.disable_cleanup(true);
+            eprintln!("kept for a look: {}", self.data.path().display());
+        }
     }
 }
 

@@ -1,13 +1,15 @@
-//! What this edge has seen of each node: probes, load, failures, requests in flight.
+//! What this edge has seen of each node: probes, load, failures, requests in flight; and what others report.
 //!
-//! First-hand and in-band, so it holds when every other signal is silent. What was not heard for a while is
-//! unknown, and unknown never stops traffic.
+//! What the edge heard from a node itself rules. Reports by way of the control plane fill the gaps where it has
+//! heard nothing lately, and neither is needed: what was not heard for a while is unknown, and unknown never stops
+//! traffic.
 
 use crate::breaker::{Breaker, Outcome, Permit, Refused};
-use crate::table::{NodeKey, RoutingTable};
+use crate::table::RoutingTable;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
-use types::{LoadFrame, LoadState, ModelVersion, Monotonic};
+use types::{LoadFrame, LoadState, ModelVersion, Monotonic, NodeKey};
 
 /// All nodes of the routing table, as this edge sees them.
 #[derive(Debug, Default)]
@@ -20,8 +22,12 @@ pub struct NodeHealth {
     pub breaker: Breaker,
     /// This edge's own requests there; correct at every instant, unlike any report.
     pub in_flight: u32,
+    /// Where the routing table says it is; `None` once it has left the table.
+    ingress: Option<SocketAddr>,
     probes_missed: u32,
     load: BTreeMap<ModelVersion, Heard>,
+    /// Second-hand.
+    reported: BTreeMap<ModelVersion, Heard>,
     /// Set by the first whole answer to a probe: only then an absent version means "not here".
     load_complete_at: Option<Monotonic>,
 }
@@ -30,6 +36,8 @@ pub struct NodeHealth {
 struct Heard {
     frame: LoadFrame,
     at: Monotonic,
+    /// How old it was by then.
+    age: Duration,
 }
 
 /// Whether a node can serve a version, as far as is known.
@@ -43,11 +51,17 @@ pub enum Readiness {
 }
 
 impl Health {
-    /// Follows the routing table: new nodes begin well, removed ones are forgotten.
+    /// Follows the routing table: new nodes begin well, removed ones are forgotten once nothing runs there.
     pub fn follow(&mut self, table: &RoutingTable) {
-        self.nodes.retain(|key, _| table.nodes.contains_key(key));
-        for key in table.nodes.keys() {
-            self.nodes.entry(key.clone()).or_default();
+        for (key, node) in &mut self.nodes {
+            node.ingress = node.ingress.filter(|_| table.nodes.contains_key(key));
+        }
+        self.nodes.retain(|_, node| node.ingress.is_some() || node.in_flight > 0);
+        for (key, entry) in &table.nodes {
+            let node = self.nodes.entry(key.clone()).or_default();
+            if node.ingress.replace(entry.ingress) != Some(entry.ingress) {
+                node.moved();
+            }
         }
     }
 
@@ -72,10 +86,12 @@ impl Health {
 
     /// Ends a request that [`Self::begin`] let through.
     pub fn end(&mut self, key: &NodeKey, permit: Permit, outcome: Outcome, now: Monotonic) {
+        let Some(node) = self.nodes.get_mut(key) else { return };
+        node.in_flight = node.in_flight.saturating_sub(1);
+        node.breaker.record(permit, outcome, now);
         // The node may have left the table while its last stream went on.
-        if let Some(node) = self.nodes.get_mut(key) {
-            node.in_flight = node.in_flight.saturating_sub(1);
-            node.breaker.record(permit, outcome, now);
+        if node.ingress.is_none() && node.in_flight == 0 {
+            self.nodes.remove(key);
         }
     }
 
@@ -111,8 +127,28 @@ impl Health {
                 Some(heard) => LoadFrame { replicas: 0, ..heard.frame },
                 None => LoadFrame::default(),
             };
-            node.load.insert(version, Heard { frame, at: now });
+            node.load.insert(version, Heard { frame, at: now, age: Duration::ZERO });
         }
+    }
+
+    /// What others heard from the node, `age` ago.
+    pub fn reported(
+        &mut self,
+        key: &NodeKey,
+        frames: &[(ModelVersion, LoadFrame)],
+        age: Duration,
+        now: Monotonic,
+    ) {
+        let Some(node) = self.nodes.get_mut(key) else { return };
+        for (version, frame) in frames {
+            let report = Heard { frame: *frame, at: now, age };
+            let known = [node.load.get(version), node.reported.get(version)];
+            if known.into_iter().flatten().all(|known| report.replaces(known, now)) {
+                node.reported.insert(*version, report);
+            }
+        }
+        // Bounds the versions that a strange reporter can name.
+        node.reported.retain(|_, report| report.is_fresh(now));
     }
 }
 
@@ -123,26 +159,57 @@ impl NodeHealth {
     }
 
     pub fn readiness(&self, version: ModelVersion, now: Monotonic) -> Readiness {
-        let fresh = |at: Monotonic| now.since(at) <= LOAD_AGE_MAX;
-        match self.load.get(&version) {
-            Some(heard) if fresh(heard.at) => match heard.frame {
-                LoadFrame { state: LoadState::Draining, .. } => Readiness::Draining,
-                LoadFrame { replicas: 0, .. } => Readiness::NotReady,
-                _ => Readiness::Ready,
-            },
-            None if self.load_complete_at.is_some_and(fresh) => Readiness::NotReady,
-            _ => Readiness::Unknown,
+        let fresh = |heard: &&Heard| heard.is_fresh(now);
+        if let Some(heard) = self.load.get(&version).filter(fresh) {
+            return heard.readiness();
         }
+        let is_complete = self.load_complete_at.is_some_and(|at| now.since(at) <= LOAD_AGE_MAX);
+        if is_complete && !self.load.contains_key(&version) {
+            return Readiness::NotReady;
+        }
+        // A version that a report does not name may have been in a frame that could not be read.
+        self.reported.get(&version).filter(fresh).map_or(Readiness::Unknown, Heard::readiness)
     }
 
     fn hear(&mut self, version: ModelVersion, frame: LoadFrame, now: Monotonic) {
-        // Frames overtake each other on parallel streams; within one boot the sequence tells which is newer.
-        let older = self
-            .load
-            .get(&version)
-            .is_some_and(|heard| heard.frame.boot == frame.boot && heard.frame.sequence > frame.sequence);
-        if !older {
-            self.load.insert(version, Heard { frame, at: now });
+        let heard = Heard { frame, at: now, age: Duration::ZERO };
+        if self.load.get(&version).is_none_or(|known| heard.replaces(known, now)) {
+            self.load.insert(version, heard);
+        }
+    }
+
+    /// Another process may answer there now; what was heard of load and probes is about the old one.
+    fn moved(&mut self) {
+        self.probes_missed = 0;
+        self.load.clear();
+        self.reported.clear();
+        self.load_complete_at = None;
+    }
+}
+
+impl Heard {
+    fn is_fresh(&self, now: Monotonic) -> bool {
+        self.age_at(now) <= LOAD_AGE_MAX
+    }
+
+    fn age_at(&self, now: Monotonic) -> Duration {
+        now.since(self.at).saturating_add(self.age)
+    }
+
+    /// Frames overtake each other on parallel streams and ways; within one boot the sequence tells which is newer.
+    fn replaces(&self, known: &Self, now: Monotonic) -> bool {
+        if self.frame.boot == known.frame.boot {
+            self.frame.sequence >= known.frame.sequence
+        } else {
+            self.age_at(now) <= known.age_at(now)
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        match self.frame {
+            LoadFrame { state: LoadState::Draining, .. } => Readiness::Draining,
+            LoadFrame { replicas: 0, .. } => Readiness::NotReady,
+            _ => Readiness::Ready,
         }
     }
 }
@@ -154,6 +221,7 @@ const LOAD_AGE_MAX: Duration = Duration::from_secs(5);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::Node;
 
     fn version(byte: u8) -> ModelVersion {
         ModelVersion::from_digest([byte; 32])
@@ -186,10 +254,121 @@ mod tests {
         assert_eq!(node.readiness(version(1), at(0)), Readiness::Ready, "a restart counts anew");
     }
 
+    fn key() -> NodeKey {
+        "us-east/n1".parse().unwrap()
+    }
+
+    fn table(port: u16) -> RoutingTable {
+        let mut table = RoutingTable::default();
+        let node = Node {
+            zone: "a".parse().unwrap(),
+            ingress: ([127, 0, 0, 1], port).into(),
+            server_name: "n".to_owned(),
+            drained: false,
+        };
+        table.nodes.insert(key(), node);
+        table
+    }
+
+    fn one_node() -> Health {
+        let mut health = Health::default();
+        health.follow(&table(1));
+        health
+    }
+
+    fn readiness(health: &Health, now: Monotonic) -> Readiness {
+        health.node(&key()).unwrap().readiness(version(1), now)
+    }
+
+    #[test]
+    fn what_the_node_said_itself_rules_over_reports() {
+        let mut health = one_node();
+        let ready = [(version(1), frame(9, 2))];
+        let gone = [(version(1), frame(10, 0))];
+        health.probe_answered(&key(), &ready, at(0));
+        health.reported(&key(), &gone, Duration::ZERO, at(1));
+        assert_eq!(readiness(&health, at(5)), Readiness::Ready, "heard 5 s ago");
+        assert_eq!(readiness(&health, at(6)), Readiness::NotReady, "heard too long ago");
+        health.reported(&key(), &[(version(2), frame(10, 2))], Duration::ZERO, at(6));
+        health.probe_answered(&key(), &ready, at(6));
+        let other = health.node(&key()).unwrap().readiness(version(2), at(6));
+        assert_eq!(other, Readiness::NotReady, "the node itself does not name that version");
+    }
+
+    #[test]
+    fn an_old_report_is_unknown_and_unknown_stops_nothing() {
+        let mut health = one_node();
+        let gone = [(version(1), frame(1, 0))];
+        health.reported(&key(), &gone, Duration::from_secs(4), at(0));
+        assert_eq!(readiness(&health, at(1)), Readiness::NotReady, "5 s old by now");
+        assert_eq!(readiness(&health, at(2)), Readiness::Unknown);
+        health.reported(&key(), &gone, Duration::from_secs(6), at(2));
+        assert_eq!(readiness(&health, at(2)), Readiness::Unknown, "too old when it came");
+    }
+
+    #[test]
+    fn a_report_of_an_earlier_time_is_ignored() {
+        let mut health = one_node();
+        let report = |health: &mut Health, frame, age, now| {
+            health.reported(&key(), &[(version(1), frame)], Duration::from_secs(age), now);
+        };
+        // Of an earlier sequence than the node's own word, which is stale by then.
+        health.load_heard(&key(), version(1), frame(7, 2), at(0));
+        report(&mut health, frame(6, 0), 0, at(6));
+        assert_eq!(readiness(&health, at(6)), Readiness::Unknown);
+        report(&mut health, frame(8, 0), 0, at(6));
+        assert_eq!(readiness(&health, at(6)), Readiness::NotReady);
+        // Of an earlier sequence than another report, though it came later.
+        report(&mut health, frame(7, 2), 0, at(7));
+        assert_eq!(readiness(&health, at(7)), Readiness::NotReady);
+        // Of another start of the node: only time tells which was first.
+        let restarted = LoadFrame { boot: 2, ..frame(1, 2) };
+        report(&mut health, restarted, 3, at(7));
+        assert_eq!(readiness(&health, at(7)), Readiness::NotReady);
+        report(&mut health, restarted, 0, at(8));
+        assert_eq!(readiness(&health, at(8)), Readiness::Ready);
+    }
+
+    #[test]
+    fn reports_of_ever_new_versions_are_not_kept() {
+        let mut health = one_node();
+        for second in 0..40 {
+            let frames: Vec<_> = (0..5).map(|byte| (version(5 * second + byte), frame(1, 1))).collect();
+            health.reported(&key(), &frames, Duration::ZERO, at(second.into()));
+        }
+        assert!(health.node(&key()).unwrap().reported.len() <= 30);
+    }
+
+    #[test]
+    fn requests_on_a_node_that_left_are_counted_to_their_end() {
+        let mut health = one_node();
+        let first = health.begin(&key(), at(0)).unwrap();
+        let second = health.begin(&key(), at(0)).unwrap();
+        health.follow(&RoutingTable::default());
+        health.end(&key(), first, Outcome::Served, at(1));
+        health.follow(&table(1));
+        assert_eq!(health.node(&key()).unwrap().in_flight, 1, "back before its last stream ended");
+        health.follow(&RoutingTable::default());
+        health.end(&key(), second, Outcome::Served, at(2));
+        assert!(health.node(&key()).is_none());
+    }
+
+    #[test]
+    fn a_node_at_a_new_address_begins_well() {
+        let mut health = one_node();
+        for _ in 0..PROBES_MISSED_MAX {
+            health.probe_missed(&key());
+        }
+        health.follow(&table(1));
+        assert!(health.node(&key()).unwrap().is_down());
+        health.follow(&table(2));
+        assert!(!health.node(&key()).unwrap().is_down());
+    }
+
     #[test]
     fn a_version_absent_from_a_whole_picture_is_not_ready() {
-        let key = NodeKey { region: "us-east".parse().unwrap(), node: "n1".parse().unwrap() };
-        let mut health = Health { nodes: BTreeMap::from([(key.clone(), NodeHealth::default())]) };
+        let key = key();
+        let mut health = one_node();
         health.probe_answered(&key, &[(version(1), frame(1, 2))], at(0));
         let node = health.node(&key).unwrap();
         assert_eq!(node.readiness(version(1), at(1)), Readiness::Ready);

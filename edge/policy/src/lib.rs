@@ -13,4 +13,4 @@ pub mod table;
 pub use breaker::{Breaker, Outcome, Permit};
 pub use health::{Health, NodeHealth};
 pub use route::{Ask, Choice, NoRoute, Plan, Veto, route};
-pub use table::{BadTable, Node, NodeKey, RoutingTable};
+pub use table::{BadTable, Model, Node, Region, RoutingTable};

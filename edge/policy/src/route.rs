@@ -5,9 +5,9 @@
 //! of this edge's own requests in flight.
 
 use crate::health::{Health, NodeHealth, Readiness};
-use crate::table::{NodeKey, RoutingTable};
+use crate::table::RoutingTable;
 use std::time::Duration;
-use types::{ModelVersion, Monotonic, RegionName};
+use types::{ModelVersion, Monotonic, NodeKey, RegionName};
 
 /// What a request needs.
 #[derive(Debug, Clone, Copy)]
@@ -41,9 +41,11 @@ pub struct Choice {
 pub enum Veto {
     /// The tenant's requests may not go to that region.
     Residency,
+    /// Operators sent new work away from the node or from its region. What runs there goes on.
+    Drained,
     /// No replica of the version serves there.
     NotReady,
-    /// The node takes nothing new.
+    /// The node says that it takes nothing new.
     Draining,
     /// The node does not answer probes.
     Down,
@@ -58,6 +60,8 @@ pub enum NoRoute {
     NoNodes,
     #[error("the tenant's regions have no nodes")]
     Residency,
+    #[error("every node that could serve is drained, or its region is")]
+    Drained,
     #[error("no replica of this model version serves in any allowed region")]
     NotReady,
     #[error("every node that could serve is draining")]
@@ -79,9 +83,10 @@ pub fn route(
     let unseen = NodeHealth::default();
     let mut choices = Vec::new();
     let mut vetoes = Vec::new();
-    for key in table.nodes.keys() {
+    for (key, node) in &table.nodes {
         let seen = health.node(key).unwrap_or(&unseen);
-        match veto(key, seen, ask, now) {
+        let drained = node.drained || table.regions.get(&key.region).is_some_and(|region| region.drained);
+        match veto(key, drained, seen, ask, now) {
             Some(veto) => vetoes.push((key.clone(), veto)),
             None => choices.push(Choice {
                 node: key.clone(),
@@ -104,9 +109,12 @@ pub fn route(
     Ok(Plan { choices, vetoes })
 }
 
-fn veto(key: &NodeKey, seen: &NodeHealth, ask: Ask<'_>, now: Monotonic) -> Option<Veto> {
+fn veto(key: &NodeKey, drained: bool, seen: &NodeHealth, ask: Ask<'_>, now: Monotonic) -> Option<Veto> {
     if ask.regions.is_some_and(|regions| !regions.contains(&key.region)) {
         return Some(Veto::Residency);
+    }
+    if drained {
+        return Some(Veto::Drained);
     }
     match seen.readiness(ask.version, now) {
         Readiness::NotReady => return Some(Veto::NotReady),
@@ -131,6 +139,7 @@ fn refusal(vetoes: &[(NodeKey, Veto)], now: Monotonic) -> NoRoute {
     match vetoes.iter().map(|(_, veto)| veto).max() {
         None => NoRoute::NoNodes,
         Some(Veto::Residency) => NoRoute::Residency,
+        Some(Veto::Drained) => NoRoute::Drained,
         Some(Veto::NotReady) => NoRoute::NotReady,
         Some(Veto::Draining) => NoRoute::Draining,
         Some(Veto::Down | Veto::BreakerOpen { .. }) => NoRoute::Down,
@@ -143,7 +152,7 @@ fn distance_km(table: &RoutingTable, here: &RegionName, there: &RegionName) -> f
         return 0.0;
     }
     match (table.regions.get(here), table.regions.get(there)) {
-        (Some(here), Some(there)) => here.kilometres_to(*there).max(1.0),
+        (Some(here), Some(there)) => here.place.kilometres_to(there.place).max(1.0),
         _ => f64::MAX,
     }
 }
@@ -152,7 +161,7 @@ fn distance_km(table: &RoutingTable, here: &RegionName, there: &RegionName) -> f
 mod tests {
     use super::*;
     use crate::breaker::Outcome;
-    use crate::table::Node;
+    use crate::table::{Node, Region};
     use proptest::prelude::*;
     use types::{LoadFrame, LoadState, Place};
 
@@ -177,13 +186,15 @@ mod tests {
         for (name, latitude, longitude) in
             [("us-east", 39.0, -77.5), ("eu-west", 53.3, -6.3), ("ap-south", 19.1, 72.9)]
         {
-            table.regions.insert(region(name), Place { latitude, longitude });
+            let place = Place { latitude, longitude };
+            table.regions.insert(region(name), Region { place, drained: false });
         }
         for node in ["us-east/n1", "us-east/n2", "eu-west/n1", "ap-south/n1"] {
             let entry = Node {
                 zone: "a".parse().unwrap(),
                 ingress: ([127, 0, 0, 1], 7443).into(),
                 server_name: "n".to_owned(),
+                drained: false,
             };
             table.nodes.insert(key(node), entry);
         }
@@ -235,6 +246,10 @@ mod tests {
         };
         assert_eq!(refused(&health, Some(&nowhere)), NoRoute::Residency);
         let europe = [region("eu-west")];
+        let mut drained = table.clone();
+        drained.nodes.get_mut(&europe_node()).unwrap().drained = true;
+        let of_drained = route(&drained, &health, &here, ask(Some(&europe), &[]), at(1));
+        assert_eq!(of_drained, Err(NoRoute::Drained));
         report(&mut health, "eu-west/n1", LoadState::Serving, 0, at(0));
         assert_eq!(refused(&health, Some(&europe)), NoRoute::NotReady);
         report(&mut health, "eu-west/n1", LoadState::Draining, 1, at(0));
@@ -255,6 +270,22 @@ mod tests {
             route(&RoutingTable::default(), &health, &here, ask(None, &[]), at(1)),
             Err(NoRoute::NoNodes)
         );
+    }
+
+    #[test]
+    fn a_drained_region_or_node_gets_nothing_new() {
+        let (mut table, health) = world();
+        let here = region("us-east");
+        table.nodes.get_mut(&key("us-east/n1")).unwrap().drained = true;
+        let plan = route(&table, &health, &here, ask(None, &[]), at(0)).unwrap();
+        assert_eq!(plan.vetoes, [(key("us-east/n1"), Veto::Drained)]);
+        assert_eq!(order(Ok(plan)), ["us-east/n2", "eu-west/n1", "ap-south/n1"]);
+        table.regions.get_mut(&here).unwrap().drained = true;
+        let plan = route(&table, &health, &here, ask(None, &[]), at(0));
+        assert_eq!(order(plan), ["eu-west/n1", "ap-south/n1"]);
+        // A hard fact also when nothing else is left.
+        let home = [here.clone()];
+        assert_eq!(route(&table, &health, &here, ask(Some(&home), &[]), at(0)), Err(NoRoute::Drained));
     }
 
     fn europe_node() -> NodeKey {

@@ -3,29 +3,22 @@
 //! It is replaced as a whole and never edited, so that one decision sees one world.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
-use types::{ModelName, ModelVersion, NodeName, Place, RegionName, ZoneName};
+use types::{ModelName, ModelVersion, NodeKey, Place, RegionName, UnixMs, ZoneName};
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RoutingTable {
-    pub regions: BTreeMap<RegionName, Place>,
+    pub regions: BTreeMap<RegionName, Region>,
     pub nodes: BTreeMap<NodeKey, Node>,
-    /// What a model's name stands for now.
-    pub models: BTreeMap<ModelName, ModelVersion>,
+    /// Models that are placed somewhere; a name without a place is no route.
+    pub models: BTreeMap<ModelName, Model>,
 }
 
-/// A node's name is unique in its region only.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeKey {
-    pub region: RegionName,
-    pub node: NodeName,
-}
-
-impl fmt::Display for NodeKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.region, self.node)
-    }
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Region {
+    pub place: Place,
+    /// New work goes to other regions. A flag, so that a drain removes nothing from the table.
+    pub drained: bool,
 }
 
 /// How to reach one node.
@@ -35,6 +28,16 @@ pub struct Node {
     pub ingress: SocketAddr,
     /// What its certificate must be valid for.
     pub server_name: String,
+    /// New work goes to other nodes.
+    pub drained: bool,
+}
+
+/// What a model's name stands for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Model {
+    pub version: ModelVersion,
+    /// When operators first named it.
+    pub created: UnixMs,
 }
 
 /// A table that contradicts itself.
@@ -42,8 +45,8 @@ pub struct Node {
 pub enum BadTable {
     #[error("node {node} stands in region {}, which the table does not have", node.region)]
     UnknownRegion { node: NodeKey },
-    #[error("node {node} has no server name; its certificate could not be checked")]
-    NoServerName { node: NodeKey },
+    #[error("node {node} has a server name that no certificate can be checked against")]
+    BadServerName { node: NodeKey },
     #[error("region {region} lies at no place on Earth")]
     NotOnEarth { region: RegionName },
     #[error("region {region}, where this edge stands, is not in the table")]
@@ -57,19 +60,28 @@ impl RoutingTable {
         if !self.regions.contains_key(here) {
             problems.push(BadTable::NotHere { region: here.clone() });
         }
-        for (region, place) in &self.regions {
-            if !place.is_on_earth() {
-                problems.push(BadTable::NotOnEarth { region: region.clone() });
+        for (name, region) in &self.regions {
+            if !region.place.is_on_earth() {
+                problems.push(BadTable::NotOnEarth { region: name.clone() });
             }
         }
         for (key, node) in &self.nodes {
             if !self.regions.contains_key(&key.region) {
                 problems.push(BadTable::UnknownRegion { node: key.clone() });
             }
-            if node.server_name.is_empty() {
-                problems.push(BadTable::NoServerName { node: key.clone() });
+            if !is_host_name(&node.server_name) {
+                problems.push(BadTable::BadServerName { node: key.clone() });
             }
         }
         problems
     }
 }
+
+/// Also what is safe to send in a `host` header.
+fn is_host_name(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-';
+    !text.is_empty() && text.len() <= HOST_NAME_BYTES_MAX && text.bytes().all(fits)
+}
+
+/// RFC 1035.
+const HOST_NAME_BYTES_MAX: usize = 253;

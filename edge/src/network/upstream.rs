@@ -1,15 +1,17 @@
 //! One request to a node: opened, written, and its stream read event by event.
 
+use super::credential::Credential;
 use bytes::Bytes;
-use identity::files::Paths;
+use identity::Live;
 use openai::sse::{EventTooLong, Framer};
 use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use pingora_http::RequestHeader;
-use policy::Node;
-use std::collections::HashMap;
+use policy::{Node, RoutingTable};
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -17,6 +19,7 @@ use tokio::sync::Semaphore;
 /// Connections to all nodes, under this edge's identity.
 pub(crate) struct Upstreams {
     connector: Connector,
+    credential: Credential,
     /// By server name, of which there are as many as nodes in the routing table.
     dials: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
@@ -47,13 +50,19 @@ pub(crate) enum UpstreamError {
 }
 
 impl Upstreams {
-    /// The identity must have been loaded before: pingora panics on files that it cannot use.
-    pub(crate) fn new(identity: &Paths) -> Self {
+    /// The authority (PEM) must have been read before: pingora panics on a file that it cannot use.
+    pub(crate) fn new(authority: &Path, identity: Arc<Live>) -> Self {
         let mut options = ConnectorOptions::new(IDLE_CONNECTIONS_MAX);
-        let path = |path: &std::path::Path| path.to_string_lossy().into_owned();
-        options.ca_file = Some(path(&identity.authority));
-        options.cert_key_file = Some((path(&identity.certificate), path(&identity.key)));
-        Self { connector: Connector::new(Some(options)), dials: Mutex::default() }
+        options.ca_file = Some(authority.to_string_lossy().into_owned());
+        let (connector, credential) = (Connector::new(Some(options)), Credential::new(identity));
+        Self { connector, credential, dials: Mutex::default() }
+    }
+
+    /// Forgets nodes that are not in the table any more.
+    pub(crate) fn follow(&self, table: &RoutingTable) {
+        let names: HashSet<&str> = table.nodes.values().map(|node| node.server_name.as_str()).collect();
+        let mut dials = self.dials.lock().expect("no holder of this lock panics");
+        dials.retain(|name, _| names.contains(name.as_str()));
     }
 
     /// Sends a request and waits for the head of the answer.
@@ -66,7 +75,8 @@ impl Upstreams {
         body: Bytes,
         head_deadline: Duration,
     ) -> Result<Upstream, UpstreamError> {
-        let peer = peer(node);
+        let mut peer = peer(node);
+        self.credential.show(&mut peer);
         // A pooled connection may have died unseen; that says nothing of the node, so one more try is free.
         let mut tried_again = false;
         loop {

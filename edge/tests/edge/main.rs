@@ -1,9 +1,15 @@
 //! A real edge in front of nodes that misbehave on purpose, over real mutual TLS.
 //!
-//! The nodes stand where region agents would: what they do to a request cannot be asked of a real engine.
+//! The nodes stand where region agents would: what they do to a request cannot be asked of a real engine. Nor can
+//! what the member of the control plane says be asked of a real one.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod alone;
 mod attempts;
+mod changes;
+mod identity;
+mod intent;
+mod member;
 mod node;
 mod world;

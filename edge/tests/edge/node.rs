@@ -1,5 +1,6 @@
 //! A node that plays a script: one act for each request that reaches it.
 
+use crate::world::SOON;
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -12,6 +13,8 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -35,6 +38,8 @@ pub enum Act {
     Corrupt(usize),
     /// A head and one event, then silence until the edge leaves.
     Hang,
+    /// All events and `[DONE]`, those after this many not before [`Node::go_on`].
+    WaitAfter(usize),
     /// A head that tells of more prompt tokens than there can be.
     Lie,
 }
@@ -58,6 +63,10 @@ struct Stage {
     left: Mutex<Option<oneshot::Sender<()>>>,
     cue: Notify,
     load: String,
+    probed: Notify,
+    answers_probes: AtomicBool,
+    /// The client certificate of each connection, in DER.
+    certificates: Mutex<Vec<Vec<u8>>>,
 }
 
 /// The tokens of every answer, and their text.
@@ -75,6 +84,9 @@ impl Node {
             left: Mutex::default(),
             cue: Notify::new(),
             load: format!("{version} boot=1 seq=1 state=serving replicas=1 slots=8\n"),
+            probed: Notify::new(),
+            answers_probes: AtomicBool::new(true),
+            certificates: Mutex::default(),
         });
         let acceptor = TlsAcceptor::from(identity.server_config());
         let on_stage = stage.clone();
@@ -83,6 +95,8 @@ impl Node {
                 let (acceptor, stage) = (acceptor.clone(), on_stage.clone());
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let shown = stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
+                    stage.certificates.lock().unwrap().push(shown);
                     let service = service_fn(move |request| play(stage.clone(), request));
                     let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
                     let _ = server.serve_connection(TokioIo::new(stream), service).await;
@@ -102,7 +116,21 @@ impl Node {
         self.stage.seen.lock().unwrap().clone()
     }
 
-    /// Lets a stream that is to break do so. Before its events have been read, a reset would overtake them.
+    /// How many different certificates connections were made with.
+    pub fn certificates(&self) -> usize {
+        self.stage.certificates.lock().unwrap().iter().collect::<std::collections::BTreeSet<_>>().len()
+    }
+
+    /// Waits for a probe.
+    pub async fn until_probed(&self) {
+        tokio::time::timeout(SOON, self.stage.probed.notified()).await.expect("probed soon");
+    }
+
+    pub fn answer_no_probes(&self) {
+        self.stage.answers_probes.store(false, Relaxed);
+    }
+
+    /// Lets a stream that waits go on, or break if it is to. Before its events have been read, a reset would overtake them.
     pub fn go_on(&self) {
         self.stage.cue.notify_one();
     }
@@ -119,6 +147,10 @@ type Body = BoxBody<Bytes, io::Error>;
 
 async fn play(stage: Arc<Stage>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     if request.uri().path() == "/rhumb/v1/load" {
+        stage.probed.notify_one();
+        if !stage.answers_probes.load(Relaxed) {
+            std::future::pending::<()>().await;
+        }
         return Ok(Response::new(whole(stage.load.clone())));
     }
     let (head, body) = request.into_parts();
@@ -143,6 +175,10 @@ async fn play(stage: Arc<Stage>, request: Request<Incoming>) -> Result<Response<
     })
 }
 
+fn done() -> Frame<Bytes> {
+    Frame::data(Bytes::from_static(b": x\n\ndata: [DONE]\n\n"))
+}
+
 fn broken<T>() -> io::Result<T> {
     Err(io::Error::other("on purpose"))
 }
@@ -159,6 +195,7 @@ fn stream(stage: &Arc<Stage>, act: &Act, prompt: PrefixHash) -> Body {
         Act::Hang => 1,
         _ => TEXTS.len(),
     };
+    let mut later = Vec::new();
     for (at, text) in TEXTS.iter().enumerate().take(count) {
         if *act == Act::Corrupt(at) {
             position = StreamPosition::start(PrefixHash::of_prompt(&[9]));
@@ -168,7 +205,11 @@ fn stream(stage: &Arc<Stage>, act: &Act, prompt: PrefixHash) -> Body {
         let data = format!(
             r#"{{"id":"chatcmpl-x","object":"chat.completion.chunk","created":1,"model":"m","choices":[{{"index":0,"delta":{{"content":"{text}"}},"finish_reason":{finish}}}]}}"#
         );
-        send.send(Ok(Frame::data(Bytes::from(format!("id: {id}\ndata: {data}\n\n"))))).unwrap();
+        let frame = Frame::data(Bytes::from(format!("id: {id}\ndata: {data}\n\n")));
+        match act {
+            Act::WaitAfter(count) if at >= *count => later.push(frame),
+            _ => send.send(Ok(frame)).unwrap(),
+        }
     }
     match act {
         // At once, so that the reset is likely to overtake the head.
@@ -190,7 +231,16 @@ fn stream(stage: &Arc<Stage>, act: &Act, prompt: PrefixHash) -> Body {
                 }
             });
         }
-        _ => send.send(Ok(Frame::data(Bytes::from_static(b": x\n\ndata: [DONE]\n\n")))).unwrap(),
+        Act::WaitAfter(_) => {
+            let stage = stage.clone();
+            tokio::spawn(async move {
+                stage.cue.notified().await;
+                for frame in later.into_iter().chain([done()]) {
+                    let _ = send.send(Ok(frame));
+                }
+            });
+        }
+        _ => send.send(Ok(done())).unwrap(),
     }
     BodyExt::boxed(StreamBody::new(UnboundedReceiverStream::new(frames)))
 }

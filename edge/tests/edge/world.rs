@@ -1,28 +1,34 @@
 //! One edge in us-east, a node beside it and one in eu-west.
 
+use crate::intent::{ROUTING, TENANTS, VERSION, key, picture};
+use crate::member::Member;
 use crate::node::Node;
 use bytes::Bytes;
-use edge::routing_table::{ModelEntry, NodeEntry, RegionEntry, RoutingFile};
-use edge::tenants::{KeyEntry, Tenant, TenantFile};
-use edge::{Config, File};
+use client::{Interest, MemberAddress};
+use edge::{Config, File, StartError};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use identity::{Authority, Identity, Name};
-use std::net::SocketAddr;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use types::{ApiKey, Priority};
+use types::intent::{Kind, Resource};
 
 pub struct World {
     pub near: Node,
     pub far: Node,
     edge: SocketAddr,
-    _shutdown: DropGuard,
-    _dir: TempDir,
+    admin: SocketAddr,
+    authority: Authority,
+    dir: TempDir,
+    run: JoinHandle<Result<(), StartError>>,
+    shutdown: DropGuard,
 }
 
 /// What a client got.
@@ -35,22 +41,58 @@ pub struct Got {
     pub whole: bool,
 }
 
-pub const VERSION: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000001";
-
-/// A tenant that may go anywhere, and one that must stay in Europe.
-pub fn key(tenant: &str) -> ApiKey {
-    ApiKey::from_random([tenant.len() as u8; 10], [7; 32])
+/// A world that is not running yet.
+pub struct Scene {
+    pub near: Node,
+    pub far: Node,
+    pub authority: Authority,
+    pub dir: TempDir,
 }
 
-impl World {
-    pub async fn start() -> Self {
+impl Scene {
+    pub async fn set() -> Self {
         let dir = TempDir::new().unwrap();
-        let authority = Authority::create("test", SystemTime::now().into()).unwrap();
+        let authority = Authority::open(&dir.path().join("ca"), "test", now()).unwrap();
         let near = node(&authority, dir.path(), "us-east").await;
         let far = node(&authority, dir.path(), "eu-west").await;
-        issue(&authority, "spiffe://test/us-east/edge/e1", &dir.path().join("edge"));
-        write(&dir, "routing.toml", &toml::to_string(&routing(&near, &far)).unwrap());
-        write(&dir, "tenants.toml", &toml::to_string(&tenants()).unwrap());
+        issue(&authority, EDGE, &dir.path().join("edge"), WEEK);
+        Self { near, far, authority, dir }
+    }
+
+    pub fn resources(&self) -> Vec<Resource> {
+        crate::intent::world(&self.near, &self.far)
+    }
+
+    /// Leaves pictures on disk, as an earlier run of the edge would have.
+    pub fn store(&self, resources: &[Resource]) {
+        for (name, kinds) in [("routing", &ROUTING[..]), ("tenants", &TENANTS)] {
+            self.store_interest(name, kinds, resources);
+        }
+    }
+
+    pub fn store_interest(&self, name: &'static str, kinds: &[Kind], resources: &[Resource]) {
+        let keep = self.dir.path().join("data").join(name);
+        let (cluster, kinds) = ("test".to_owned(), kinds.to_vec());
+        let picture = picture(resources, &kinds);
+        let interest = Interest { name, cluster, kinds, region: None, keep: keep.clone() };
+        client::last_good::store(&keep, &interest, &picture).unwrap();
+    }
+
+    /// A member that wants these resources. It knows the same authority.
+    pub async fn member(&self, resources: Vec<Resource>) -> Member {
+        let uri = "spiffe://test/us-east/control-plane/cp1";
+        let identity = issue(&self.authority, uri, &self.dir.path().join("cp1"), WEEK);
+        let authority = Authority::open(&self.dir.path().join("ca"), "test", now()).unwrap();
+        Member::start(&identity, authority, EDGE.parse().unwrap(), resources).await
+    }
+
+    /// Without a member: an edge whose control plane is dead.
+    pub async fn start(self, member: Option<&Member>) -> World {
+        let nobody = free_addresses()[0];
+        let member = MemberAddress {
+            address: member.map_or(nobody, |member| member.address),
+            server_name: "cp1.control-plane.us-east.rhumb.internal".to_owned(),
+        };
         let [listen, admin] = free_addresses();
         let file = File {
             region: "us-east".parse().unwrap(),
@@ -58,19 +100,78 @@ impl World {
             listen: Some(listen),
             tls: None,
             admin,
-            identity: dir.path().join("edge"),
-            routing_table: dir.path().join("routing.toml"),
-            tenants: dir.path().join("tenants.toml"),
+            identity: self.dir.path().join("edge"),
+            control_plane: vec![member],
+            data: self.dir.path().join("data"),
             drain_seconds: 1,
         };
         let shutdown = CancellationToken::new();
         let prepared = edge::prepare(Config::try_from(file).unwrap());
         let prepared = prepared.unwrap_or_else(|problems| panic!("{problems:?}"));
-        tokio::spawn(edge::run(prepared, shutdown.clone()));
-        while TcpStream::connect(listen).await.is_err() {
+        let run = tokio::spawn(edge::run(prepared, shutdown.clone()));
+        // The last socket that an edge opens.
+        while TcpStream::connect(admin).await.is_err() {
+            assert!(!run.is_finished(), "{:?}", run.await);
             tokio::task::yield_now().await;
         }
-        Self { near, far, edge: listen, _shutdown: shutdown.drop_guard(), _dir: dir }
+        let Self { near, far, authority, dir } = self;
+        let shutdown = shutdown.drop_guard();
+        World { near, far, edge: listen, admin, authority, dir, run, shutdown }
+    }
+}
+
+impl World {
+    /// An edge that lives from its disk alone.
+    pub async fn start() -> Self {
+        let scene = Scene::set().await;
+        scene.store(&scene.resources());
+        scene.start(None).await
+    }
+
+    /// An edge that lives from a member alone, once it is ready.
+    pub async fn live() -> (Self, Member) {
+        let scene = Scene::set().await;
+        let member = scene.member(scene.resources()).await;
+        let world = scene.start(Some(&member)).await;
+        world.until_ready().await;
+        (world, member)
+    }
+
+    /// Ends the edge alone.
+    pub async fn stop(self) -> Scene {
+        drop(self.shutdown);
+        self.run.await.unwrap().unwrap();
+        Scene { near: self.near, far: self.far, authority: self.authority, dir: self.dir }
+    }
+
+    /// Another node under the name of the near one.
+    pub async fn replacement(&self) -> Node {
+        let identity = Identity::load(&self.dir.path().join("us-east")).unwrap();
+        Node::start(&identity, "us-east/n1/0-1", VERSION).await
+    }
+
+    pub async fn until_ready(&self) {
+        let ready = async {
+            while self.admin("/readyz").await.status != 200 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(SOON, ready).await.expect("ready soon");
+    }
+
+    pub async fn admin(&self, path: &str) -> Got {
+        let request = hyper::Request::get(path).header("host", "test").body(Full::default()).unwrap();
+        got(exchange(self.admin, request).await, || {}).await
+    }
+
+    /// `GET` as a tenant.
+    pub async fn get(&self, key_name: &str, path: &str) -> Got {
+        let request = hyper::Request::get(path)
+            .header("host", "test")
+            .header("authorization", format!("Bearer {}", key(key_name).reveal()))
+            .body(Full::default())
+            .unwrap();
+        got(exchange(self.edge, request).await, || {}).await
     }
 
     pub async fn ask(&self, options: &str) -> Got {
@@ -78,25 +179,11 @@ impl World {
     }
 
     pub async fn ask_as(&self, tenant: &str, options: &str) -> Got {
-        let (status, headers, mut body) = self.begin(tenant, options).await;
-        let mut got = Got { status, headers, body: String::new(), whole: false };
-        loop {
-            match body.frame().await {
-                Some(Ok(frame)) => {
-                    got.body.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
-                    self.near.go_on();
-                }
-                Some(Err(_)) => return got,
-                None => return Got { whole: true, ..got },
-            }
-        }
+        got(self.begin(tenant, options).await, || self.near.go_on()).await
     }
 
     /// A request of which only the head of the answer was read. Dropping the body leaves.
-    pub async fn begin(&self, tenant: &str, options: &str) -> (u16, http::HeaderMap, hyper::body::Incoming) {
-        let stream = TcpStream::connect(self.edge).await.unwrap();
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
+    pub async fn begin(&self, tenant: &str, options: &str) -> Answer {
         let request = hyper::Request::post("/v1/chat/completions")
             .header("host", "test")
             .header("authorization", format!("Bearer {}", key(tenant).reveal()))
@@ -105,8 +192,32 @@ impl World {
             .header("rhumb-tried", "us-east/n1/0-0")
             .body(Full::<Bytes>::from(body(options)))
             .unwrap();
-        let (head, body) = sender.send_request(request).await.unwrap().into_parts();
-        (head.status.as_u16(), head.headers, body)
+        exchange(self.edge, request).await
+    }
+}
+
+type Answer = (u16, http::HeaderMap, hyper::body::Incoming);
+
+async fn exchange(address: SocketAddr, request: hyper::Request<Full<Bytes>>) -> Answer {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+    (head.status.as_u16(), head.headers, body)
+}
+
+/// Reads an answer to its end.
+pub async fn got((status, headers, mut body): Answer, heard: impl Fn()) -> Got {
+    let mut got = Got { status, headers, body: String::new(), whole: false };
+    loop {
+        match body.frame().await {
+            Some(Ok(frame)) => {
+                got.body.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
+                heard();
+            }
+            Some(Err(_)) => return got,
+            None => return Got { whole: true, ..got },
+        }
     }
 }
 
@@ -116,57 +227,31 @@ pub fn body(options: &str) -> String {
 }
 
 async fn node(authority: &Authority, dir: &Path, region: &str) -> Node {
-    let dir = dir.join(region);
-    let identity = issue(authority, &format!("spiffe://test/{region}/region-agent/n1"), &dir);
+    let uri = format!("spiffe://test/{region}/region-agent/n1");
+    let identity = issue(authority, &uri, &dir.join(region), WEEK);
     Node::start(&identity, &format!("{region}/n1/0-0"), VERSION).await
 }
 
-fn issue(authority: &Authority, uri: &str, dir: &Path) -> Identity {
+pub fn issue(authority: &Authority, uri: &str, dir: &Path, life: time::Duration) -> Identity {
     let name: Name = uri.parse().unwrap();
-    authority.issue(&name, dir, SystemTime::now().into()).unwrap();
+    authority.issue(&name, dir, life, now()).unwrap();
     Identity::load(dir).unwrap()
 }
 
-fn routing(near: &Node, far: &Node) -> RoutingFile {
-    let region =
-        |name: &str, latitude, longitude| RegionEntry { name: name.parse().unwrap(), latitude, longitude };
-    let node = |region: &str, node: &Node| NodeEntry {
-        region: region.parse().unwrap(),
-        node: "n1".parse().unwrap(),
-        zone: "a".parse().unwrap(),
-        ingress: node.address,
-        server_name: format!("n1.region-agent.{region}.rhumb.internal"),
-    };
-    RoutingFile {
-        regions: vec![region("us-east", 39.0, -77.5), region("eu-west", 53.3, -6.3)],
-        nodes: vec![node("us-east", near), node("eu-west", far)],
-        models: vec![ModelEntry { name: "m".parse().unwrap(), version: VERSION.parse().unwrap() }],
-    }
+fn now() -> time::OffsetDateTime {
+    SystemTime::now().into()
 }
 
-fn tenants() -> TenantFile {
-    let tenant = |name: &str, regions: Option<&str>| Tenant {
-        name: name.parse().unwrap(),
-        regions: regions.map(|region| vec![region.parse().unwrap()]),
-        priority: Priority::Batch,
-    };
-    let entry =
-        |name: &str| KeyEntry { id: key(name).id(), tenant: name.parse().unwrap(), hash: key(name).hash() };
-    TenantFile {
-        tenants: vec![tenant("anyone", None), tenant("european", Some("eu-west"))],
-        keys: vec![entry("anyone"), entry("european")],
-    }
-}
-
-fn write(dir: &TempDir, name: &str, text: &str) {
-    std::fs::write(dir.path().join(name), text).unwrap();
-}
-
-/// The edge is told its addresses, so they are found first and given free again.
+/// The edge is told its addresses, so they are found first and given free again. The host is this world's own, so
+/// that nobody takes them meanwhile.
 fn free_addresses() -> [SocketAddr; 2] {
-    let sockets = [0, 1].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let [a, b, c, ..] = RandomState::new().build_hasher().finish().to_le_bytes();
+    let host = Ipv4Addr::new(127, 128 + a % 64, b, 1 + c % 254);
+    let sockets = [0, 1].map(|_| std::net::TcpListener::bind((host, 0)).unwrap());
     sockets.map(|socket| socket.local_addr().unwrap())
 }
 
 /// For things that come by themselves.
 pub const SOON: Duration = Duration::from_secs(5);
+pub const EDGE: &str = "spiffe://test/us-east/edge/e1";
+const WEEK: time::Duration = time::Duration::weeks(1);

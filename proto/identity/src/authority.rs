@@ -1,10 +1,10 @@
 //! The certificate authority of a cluster.
 
-use crate::files::{CA, CERTIFICATE, KEY, write_private, write_public};
+use crate::files::{CA, write_pair, write_private, write_public};
 use crate::name::Name;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use std::io;
 use std::net::IpAddr;
@@ -25,6 +25,17 @@ pub enum AuthorityError {
     File { path: PathBuf, source: io::Error },
     #[error("{} holds no certificate authority; remove its directory to make a new one", path.display())]
     Damaged { path: PathBuf, source: rcgen::Error },
+}
+
+/// Why a request for a certificate is not signed.
+#[derive(Debug, thiserror::Error)]
+pub enum SignError {
+    #[error("the request is longer than {REQUEST_BYTES_MAX} bytes")]
+    TooLong,
+    #[error("the request for a certificate cannot be read, or is not signed by its own key")]
+    BadRequest(#[source] rcgen::Error),
+    #[error("cannot make a certificate")]
+    Make(#[from] rcgen::Error),
 }
 
 impl Authority {
@@ -58,14 +69,20 @@ impl Authority {
         Ok(Self { issuer, certificate })
     }
 
+    /// The authority's own certificate, in PEM: what everybody in the cluster trusts.
+    pub fn certificate(&self) -> &str {
+        &self.certificate
+    }
+
     /// Writes a role's identity into `dir`: `ca.pem`, `cert.pem` and `key.pem`.
-    pub fn issue(&self, name: &Name, dir: &Path, now: OffsetDateTime) -> Result<(), AuthorityError> {
-        let mut params = params(name.name.as_str(), now, CERTIFICATE_LIFE);
-        params.subject_alt_names =
-            vec![SanType::URI(name.uri().try_into()?), SanType::DnsName(name.host_name().try_into()?)];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        self.write(&params, dir)
+    pub fn issue(
+        &self,
+        name: &Name,
+        dir: &Path,
+        life: Duration,
+        now: OffsetDateTime,
+    ) -> Result<(), AuthorityError> {
+        self.write(&role_params(name, life, now)?, dir)
     }
 
     /// Writes what a public listener shows to clients: valid for host names and addresses, for no role.
@@ -74,9 +91,10 @@ impl Authority {
         host_names: &[&str],
         addresses: &[IpAddr],
         dir: &Path,
+        life: Duration,
         now: OffsetDateTime,
     ) -> Result<(), AuthorityError> {
-        let mut params = params(host_names.first().unwrap_or(&"rhumb"), now, CERTIFICATE_LIFE);
+        let mut params = params(host_names.first().unwrap_or(&"rhumb"), now, life);
         for host_name in host_names {
             params.subject_alt_names.push(SanType::DnsName((*host_name).try_into()?));
         }
@@ -85,29 +103,60 @@ impl Authority {
         self.write(&params, dir)
     }
 
+    /// Signs the key in a request (PEM) and returns the certificate (PEM).
+    ///
+    /// Whoever asks proves only that it holds the key. Everything else that the request says is ignored: the name is
+    /// what the caller was found to be.
+    pub fn sign_request(
+        &self,
+        name: &Name,
+        request: &str,
+        life: Duration,
+        now: OffsetDateTime,
+    ) -> Result<String, SignError> {
+        if request.len() > REQUEST_BYTES_MAX {
+            return Err(SignError::TooLong);
+        }
+        let asked = CertificateSigningRequestParams::from_pem(request).map_err(SignError::BadRequest)?;
+        let certificate = role_params(name, life, now)?.signed_by(&asked.public_key, &self.issuer)?;
+        Ok(certificate.pem())
+    }
+
     fn write(&self, params: &CertificateParams, dir: &Path) -> Result<(), AuthorityError> {
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         let at = |path: PathBuf| move |source| AuthorityError::File { path, source };
         std::fs::create_dir_all(dir).map_err(at(dir.to_owned()))?;
         write_public(&dir.join(CA), &self.certificate).map_err(at(dir.join(CA)))?;
-        write_public(&dir.join(CERTIFICATE), &certificate.pem()).map_err(at(dir.join(CERTIFICATE)))?;
-        write_private(&dir.join(KEY), &key.serialize_pem()).map_err(at(dir.join(KEY)))
+        write_pair(dir, &certificate.pem(), &key.serialize_pem()).map_err(at(dir.to_owned()))
     }
+}
+
+/// What the certificate of a role says.
+fn role_params(name: &Name, life: Duration, now: OffsetDateTime) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = params(name.name.as_str(), now, life);
+    params.subject_alt_names =
+        vec![SanType::URI(name.uri().try_into()?), SanType::DnsName(name.host_name().try_into()?)];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    Ok(params)
 }
 
 fn params(common_name: &str, now: OffsetDateTime, life: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name);
-    params.not_before = now - CLOCK_SKEW;
+    params.not_before = now - CLOCK_SKEW.min(life / 7);
     params.not_after = now + life;
     params
 }
 
 const AUTHORITY_KEY: &str = "ca-key.pem";
-/// A stolen certificate is of use for a week at most.
-const CERTIFICATE_LIFE: Duration = Duration::days(7);
+/// What a role's certificate lives where nothing else is wanted: a stolen one is of use for a week at most.
+pub const CERTIFICATE_LIFE: Duration = Duration::days(7);
 const AUTHORITY_LIFE: Duration = Duration::days(3650);
-/// A peer whose clock is a little behind must not refuse a fresh certificate.
+/// A peer whose clock is a little behind must not refuse a fresh certificate. Less of a short life, so that one is
+/// not due for renewal when it is made.
 const CLOCK_SKEW: Duration = Duration::minutes(5);
+/// Some times what a request with the largest usual key needs.
+const REQUEST_BYTES_MAX: usize = 16 << 10;

@@ -23,16 +23,19 @@ pub enum Role {
     ControlPlane,
     Edge,
     RegionAgent,
+    /// A person, or a program that acts for one.
+    Operator,
 }
 
 impl Role {
-    pub const ALL: [Self; 3] = [Self::ControlPlane, Self::Edge, Self::RegionAgent];
+    pub const ALL: [Self; 4] = [Self::ControlPlane, Self::Edge, Self::RegionAgent, Self::Operator];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ControlPlane => "control-plane",
             Self::Edge => "edge",
             Self::RegionAgent => "region-agent",
+            Self::Operator => "operator",
         }
     }
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use identity::{Authority, Identity, LoadError, Name, peer_name};
+use identity::{Authority, CERTIFICATE_LIFE, Identity, LoadError, Name, peer_name};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, ServerConnection};
 use std::io;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 fn issue(authority: &Authority, uri: &str, dir: &Path) -> Identity {
     let name: Name = uri.parse().unwrap();
-    authority.issue(&name, dir, SystemTime::now().into()).unwrap();
+    authority.issue(&name, dir, CERTIFICATE_LIFE, SystemTime::now().into()).unwrap();
     Identity::load(dir).unwrap()
 }
 
@@ -57,7 +57,7 @@ fn an_old_certificate_is_refused() {
     let long_ago = (SystemTime::now() - Duration::from_secs(8 * 24 * 3600)).into();
     let authority = Authority::create("ours", long_ago).unwrap();
     let name: Name = "spiffe://ours/us-east/edge/e1".parse().unwrap();
-    authority.issue(&name, &dir.path().join("old"), long_ago).unwrap();
+    authority.issue(&name, &dir.path().join("old"), CERTIFICATE_LIFE, long_ago).unwrap();
     let old = Identity::load(&dir.path().join("old")).unwrap();
     let agent = issue(&authority, "spiffe://ours/us-east/region-agent/n1", &dir.path().join("agent"));
     let refused = shake_hands(&old, &agent, &agent.name().host_name()).unwrap_err();

@@ -62,6 +62,10 @@ impl fmt::Debug for ApiKey {
 }
 
 impl KeyHash {
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// For a comparison in constant time.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0

@@ -3,13 +3,14 @@
 //! In reading order: [`name`] what operators name · [`version`] model versions, named by digest ·
 //! [`id`] requests, keys and replicas · [`api_key`] what clients prove themselves by · [`time`] clocks as values · [`units`] quantities ·
 //! [`event`] positions and hashes of the internal stream · [`load`] what a node says of itself ·
-//! [`failure`] why an attempt failed · [`header`] the internal headers.
+//! [`failure`] why an attempt failed · [`header`] the internal headers · [`intent`] what operators want.
 
 pub mod api_key;
 pub mod event;
 pub mod failure;
 pub mod header;
 pub mod id;
+pub mod intent;
 pub mod load;
 pub mod name;
 pub mod time;
@@ -20,8 +21,9 @@ pub use api_key::{ApiKey, BadApiKey, KeyHash};
 pub use event::{EventId, PrefixHash, StreamBroken, StreamPosition};
 pub use failure::Failure;
 pub use id::{KeyId, ReplicaId, RequestId};
+pub use intent::NodeKey;
 pub use load::{LoadFrame, LoadState};
-pub use name::{BadName, ModelName, NodeName, RegionName, TenantName, ZoneName};
+pub use name::{BadName, ModelName, NodeName, PolicyName, RegionName, TenantName, ZoneName};
 pub use time::{Monotonic, UnixMs};
 pub use units::{Place, Priority};
 pub use version::{BadVersion, ModelVersion};

@@ -80,6 +80,8 @@ names! {
     ZoneName, "zone", "[a-z][a-z0-9-]{0,31}", is_label;
     /// One host run by one region agent.
     NodeName, "node", "[a-z][a-z0-9-]{0,31}", is_label;
+    /// How some tenants are treated.
+    PolicyName, "policy", "[a-z][a-z0-9-]{0,31}", is_label;
     /// Who pays.
     TenantName, "tenant", "[a-z][a-z0-9-]{0,31}", is_label;
     /// What a client asks for; a deployment maps it to a model version.

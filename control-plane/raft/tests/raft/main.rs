@@ -1,0 +1,9 @@
+//! Groups of three voters over mutual TLS on loopback, each in a runtime of its own, so that one can be lost at once
+//! with all it does.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod group;
+mod identity_of_members;
+mod loss;
+mod snapshots;
