@@ -8,6 +8,7 @@ pub mod logging;
 
 use crate::check;
 use anyhow::Context;
+use nix::sys::prctl::set_thp_disable;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::path::Path;
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub fn region_agent(config: &Path) -> anyhow::Result<()> {
 
 pub fn engine(config: engine::Config) -> anyhow::Result<()> {
     begin()?;
+    // Weights are read from end to end, which huge pages make faster; an agent would bequeath its own choice.
+    use_huge_pages(true);
     // The engine itself logs where it listens.
     serve(|shutdown| async { engine::run(config, shutdown, |_| ()).await.context("the engine cannot go on") })
 }
@@ -49,7 +52,17 @@ fn begin() -> anyhow::Result<()> {
     logging::start()?;
     lifeline::watch().context("cannot watch the lifeline")?;
     raise_open_files();
+    // Where much is allocated here and there, each page of two megabytes holds little: without them a voter with
+    // ten thousand tenants takes 68 MB instead of 120.
+    use_huge_pages(false);
     Ok(())
+}
+
+/// What the allocator asks for and the kernel then gives or not.
+fn use_huge_pages(wanted: bool) {
+    if let Err(error) = set_thp_disable(!wanted) {
+        warn!(%error, wanted, "cannot choose whether huge pages are used");
+    }
 }
 
 /// Runs a role until it ends by itself, or by SIGTERM or Ctrl-C in its own time.

@@ -1,8 +1,8 @@
 //! What a member counts. Labels come from closed sets.
 
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 use raft::Raft;
 use std::time::Duration;
@@ -13,6 +13,7 @@ pub(crate) struct Metrics {
     term: IntGauge,
     leader: IntGauge,
     revision: IntGauge,
+    log_index: IntGaugeVec,
     certificate_expiry: Gauge,
     writes: IntCounterVec,
     write_seconds: Histogram,
@@ -93,11 +94,18 @@ impl Metrics {
             HistogramOpts::new(full("write_seconds"), "From a write's arrival to its answer.")
                 .buckets(SECONDS.to_vec());
         let expiry =
-            Gauge::new(full("certificate_expiry_seconds"), "Until this member's certificate is no good.");
+            Gauge::new(full("certificate_expiry_seconds"), "When this member's certificate ends, Unix time.");
         Self {
             term: gauge("term", "The term of the group, as this member knows it."),
             leader: gauge("leader", "1 where this member leads."),
             revision: gauge("revision", "The state that this member has applied."),
+            log_index: register(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new(full("log_index"), "Entries of the log, by what is newest."),
+                    &["of"],
+                ),
+            ),
             certificate_expiry: register(&registry, expiry),
             writes: counters("writes_total", "Writes that this member was asked for, by answer.", "outcome"),
             write_seconds: register(&registry, Histogram::with_opts(write_seconds)),
@@ -138,7 +146,16 @@ impl Metrics {
         self.term.set(number(standing.term));
         self.leader.set(standing.is_leader.into());
         self.revision.set(number(raft.state().position().revision.0));
-        self.certificate_expiry.set((certificate_until - OffsetDateTime::now_utc()).as_seconds_f64());
+        let progress = raft.progress();
+        for (of, index) in [
+            ("logged", progress.logged),
+            ("applied", progress.applied),
+            ("snapshot", progress.snapshot),
+            ("purged", progress.purged),
+        ] {
+            self.log_index.with_label_values(&[of]).set(number(index));
+        }
+        self.certificate_expiry.set(certificate_until.unix_timestamp() as f64);
         let mut text = Vec::new();
         TextEncoder::new()
             .encode(&self.registry.gather(), &mut text)

@@ -6,6 +6,7 @@ use crate::authorise::caller;
 use crate::door::Connection;
 use crate::interest::Interest;
 use crate::metrics::Metrics;
+use identity::{Name, Role};
 use proto::v1;
 use proto::v1::subscriber_message::Message;
 use raft::Raft;
@@ -69,6 +70,7 @@ impl v1::watch_server::Watch for Watch {
         })?;
         let mut inbound = request.into_inner();
         let Asked { interest, resume } = asked(&self.cluster, first(&mut inbound).await?)?;
+        allowed(&name, &interest)?;
         // One is being sent, and one waits for it: whoever reads slowly gets larger updates, not more of them.
         let (outlet, updates) = mpsc::channel(1);
         let subscriber = Subscriber {
@@ -129,6 +131,21 @@ fn asked(cluster: &str, subscribe: v1::Subscribe) -> Result<Asked, Status> {
     Ok(Asked { interest: Interest { kinds, region }, resume })
 }
 
+/// Agents stand on many hosts. Each learns what its own region runs, and nothing of who may use it.
+fn allowed(name: &Name, interest: &Interest) -> Result<(), Status> {
+    if name.role != Role::RegionAgent {
+        return Ok(());
+    }
+    if interest.region.as_ref() != Some(&name.region) {
+        let text = format!("region: an agent in {0} may follow {0} only", name.region);
+        return Err(Status::permission_denied(text));
+    }
+    match interest.kinds.iter().find(|kind| matches!(kind, Kind::Tenant | Kind::Key | Kind::Policy)) {
+        Some(kind) => Err(Status::permission_denied(format!("kinds: an agent may not follow {kind}"))),
+        None => Ok(()),
+    }
+}
+
 /// A stranger's text, as far as an error message repeats it.
 pub(crate) fn shown(text: &str) -> String {
     format!("{:?}", text.chars().take(64).collect::<String>())
@@ -155,6 +172,24 @@ mod tests {
             region: region.map(ToOwned::to_owned),
         };
         asked("c1", subscribe).err().map(|status| (status.code(), status.message().to_owned()))
+    }
+
+    #[test]
+    fn an_agent_follows_its_own_region_and_no_keys() {
+        let refused = |name: &str, kinds: &[Kind], region: Option<&str>| {
+            let region = region.map(|region| region.parse().unwrap());
+            let interest = Interest { kinds: kinds.iter().copied().collect(), region };
+            allowed(&name.parse().unwrap(), &interest).err().map(|status| status.code())
+        };
+        let agent = "spiffe://c1/us-east/region-agent/n1";
+        let kinds = [Kind::Node, Kind::Model, Kind::Version, Kind::Deployment];
+        assert_eq!(refused(agent, &kinds, Some("us-east")), None);
+        assert_eq!(refused(agent, &kinds, Some("eu-west")), Some(Code::PermissionDenied));
+        assert_eq!(refused(agent, &kinds, None), Some(Code::PermissionDenied));
+        for kind in [Kind::Tenant, Kind::Key, Kind::Policy] {
+            assert_eq!(refused(agent, &[kind], Some("us-east")), Some(Code::PermissionDenied), "{kind}");
+        }
+        assert_eq!(refused("spiffe://c1/us-east/edge/e1", &Kind::ALL, None), None);
     }
 
     #[test]

@@ -50,9 +50,13 @@ async fn metrics(State(told): State<Arc<Told>>) -> String {
     }
     let counts = told.edge.tenants.counts();
     let nodes = told.edge.routing_table.load().as_ref().map_or(0, |table| table.nodes.len());
-    for (gauge, count) in
-        [(&metrics.keys, counts.keys), (&metrics.tenants, counts.tenants), (&metrics.nodes, nodes)]
-    {
+    let nodes_serving = told.edge.health().nodes_serving(told.edge.clock.now());
+    for (gauge, count) in [
+        (&metrics.keys, counts.keys),
+        (&metrics.tenants, counts.tenants),
+        (&metrics.nodes, nodes),
+        (&metrics.nodes_serving, nodes_serving),
+    ] {
         gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
     metrics.certificate_expiry_seconds.set(told.identity.current().not_after().unix_timestamp());

@@ -97,7 +97,9 @@ impl Edge {
         record: &mut Record<'_>,
     ) -> Result<Asked, Refusal> {
         let view = RequestView::parse(&body)?;
-        let version = admit::model(&*self.routing_table()?, known, &view.model)?.version;
+        let table = self.routing_table()?;
+        let model = admit::model(&table, known, &view.model)?;
+        let version = policy::version(&table, &self.health(), model, known.regions(), self.clock.now());
         record.asked_for(version);
         let headers = vec![
             (header::PROTOCOL, header::PROTOCOL_VERSION.to_owned()),

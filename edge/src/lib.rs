@@ -44,7 +44,7 @@ use proto::signal::NodeReport;
 use refusal::Refusal;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tenants::TenantTable;
 use tokio::net::TcpListener;
@@ -132,8 +132,8 @@ pub async fn run(prepared: Prepared, shutdown: CancellationToken) -> Result<(), 
         metrics: metrics.clone(),
         drain: drain.clone(),
     });
-    let followers = intent::open(&edge, &config, &cluster)?;
-    // All sockets are bound before the first request is taken, so a busy port costs nobody an answer.
+    // All sockets are bound before the first request is taken, so a busy port costs nobody an answer; and before
+    // anything on disk is touched: a start that fails here must not count as one that its picture killed.
     let plain = match config.listen {
         Some(address) => Some(listen(address).await?),
         None => None,
@@ -143,6 +143,7 @@ pub async fn run(prepared: Prepared, shutdown: CancellationToken) -> Result<(), 
         None => None,
     };
     let admin = listen(config.admin).await?;
+    let followers = intent::open(&edge, &config, &cluster)?;
 
     let listener = Listener::new(edge.clone(), metrics, drain.clone());
     if let Some(socket) = plain {
@@ -183,9 +184,9 @@ pub async fn run(prepared: Prepared, shutdown: CancellationToken) -> Result<(), 
 async fn hear_reports(edge: Arc<Edge>, dialer: Dialer, members: Vec<MemberAddress>, stop: CancellationToken) {
     let take = |reports: Vec<NodeReport>| {
         let now = edge.clock.now();
-        let mut health = edge.health();
         for report in reports {
-            health.reported(&report.node, &report.loads, report.age, now);
+            // Locked for each anew: no request waits for the reports of thousands of nodes.
+            edge.health().reported(&report.node, &report.loads, report.age, now);
         }
     };
     client::signal::pictures(dialer, members, take, stop).await;
@@ -202,18 +203,25 @@ impl Edge {
 
     /// Decides by another table from now on. Requests on their way go on where they are.
     fn follow(&self, table: RoutingTable) {
-        let table = Arc::new(table);
-        {
+        let before = self.routing_table.load();
+        let table = Arc::new(match before.as_deref() {
+            Some(before) => table.succeeding(before),
+            None => table,
+        });
+        let before = {
             let mut health = self.health();
             health.follow(&table);
-            self.routing_table.store(Some(table.clone()));
-        }
+            self.routing_table.swap(Some(table.clone()))
+        };
+        // Not under the lock, because freeing a large table takes longer than a request should wait.
+        drop(before);
         self.upstreams.follow(&table);
         self.table_changed.notify_one();
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {
-        self.health.lock().expect("no holder of this lock panics")
+        // All requests need it: whatever one of them, or a picture, made panic must not end the others.
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn hear_load(&self, node: &NodeKey, version: ModelVersion, frame: Option<LoadFrame>) {

@@ -23,6 +23,7 @@ pub(crate) struct Metrics {
     pub(crate) keys: IntGauge,
     pub(crate) tenants: IntGauge,
     pub(crate) nodes: IntGauge,
+    pub(crate) nodes_serving: IntGauge,
     pub(crate) certificate_expiry_seconds: IntGauge,
 }
 
@@ -102,6 +103,10 @@ impl Metrics {
             keys: gauge("rhumb_edge_keys", "API keys in the tenant table."),
             tenants: gauge("rhumb_edge_tenants", "Tenants in the tenant table."),
             nodes: gauge("rhumb_edge_nodes", "Nodes in the routing table."),
+            nodes_serving: gauge(
+                "rhumb_edge_nodes_serving",
+                "Nodes that this edge knows to serve something.",
+            ),
             certificate_expiry_seconds: gauge(
                 "rhumb_edge_certificate_expiry_seconds",
                 "When this edge's own certificate expires, in seconds since 1970.",

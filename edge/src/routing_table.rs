@@ -102,7 +102,8 @@ impl<'a> Making<'a> {
                 continue;
             };
             if deployment.placements.iter().any(|placement| placement.replicas_per_node > 0) {
-                let row = Model { version: deployment.version, created: stored.created_unix_ms };
+                let row =
+                    Model { version: deployment.version, former: None, created: stored.created_unix_ms };
                 self.table.models.insert(deployment.model.clone(), row);
             }
         }
@@ -198,7 +199,7 @@ mod tests {
         assert_eq!(drained, ["us-east/n2"]);
         assert_eq!(table.regions["eu-west"].place.latitude, 1.5);
         assert_eq!([table.regions["eu-west"].drained, table.regions["us-east"].drained], [true, false]);
-        let placed = Model { version: version(1), created: UnixMs(7_000) };
+        let placed = Model { version: version(1), former: None, created: UnixMs(7_000) };
         assert_eq!(table.models.into_iter().collect::<Vec<_>>(), [("placed".parse().unwrap(), placed)]);
         assert!(table.nodes.contains_key(&"us-east/n1".parse::<NodeKey>().unwrap()));
     }

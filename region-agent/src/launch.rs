@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::process::{Child, ChildStdin, Command};
+use tracing::warn;
 use types::ReplicaId;
 
 /// What every start on this node has in common.
@@ -25,8 +26,6 @@ pub struct Process {
 
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    #[error("cannot write the engine's log {}", path.display())]
-    Log { path: PathBuf, source: io::Error },
     #[error("cannot start {}", program.display())]
     Spawn { program: PathBuf, source: io::Error },
 }
@@ -39,8 +38,14 @@ impl Launcher {
         replica: &ReplicaId,
     ) -> Result<Process, LaunchError> {
         let path = self.log_path(replica.number);
-        let (stdout, stderr) =
-            open_log(&path, replica).map_err(|source| LaunchError::Log { path: path.clone(), source })?;
+        // A disk that is full must not keep engines from serving.
+        let (stdout, stderr) = match open_log(&path, replica) {
+            Ok((stdout, stderr)) => (stdout.into(), stderr.into()),
+            Err(error) => {
+                warn!(%replica, log = %path.display(), %error, "the engine's log cannot be written; it runs without");
+                (Stdio::null(), Stdio::null())
+            }
+        };
         let mut child = Command::new(&self.program)
             .args(arguments(recipe, address, replica))
             .env("RHUMB_LIFELINE", "stdin")
@@ -123,6 +128,15 @@ mod tests {
         assert_eq!(arguments(&recipe(), address, &replica).join(" "), expected);
         let unbounded = Recipe { kv_tokens: None, ..recipe() };
         assert!(!arguments(&unbounded, address, &replica).contains(&"--kv-tokens".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn an_engine_starts_although_its_log_cannot_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let launcher = Launcher { program: "/bin/true".into(), logs: dir.path().join("not there") };
+        let (address, replica) = ("127.0.1.1:7500".parse().unwrap(), "us-east/n1/0-3".parse().unwrap());
+        let mut process = launcher.start(&recipe(), address, &replica).unwrap();
+        assert!(process.child.wait().await.unwrap().success());
     }
 
     #[test]

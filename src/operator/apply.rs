@@ -54,7 +54,11 @@ impl Apply {
             _ => difference::between(&cluster.read(&kinds)?, &wanted, self.prune),
         };
         if differences.is_empty() {
-            say!("nothing to do: all of {} is so already", self.file.display());
+            let file = shown(&self.file);
+            match wanted.kinds.is_empty() {
+                true => say!("nothing to do: {file} names nothing"),
+                false => say!("nothing to do: all of {file} is so already"),
+            }
             return self.print(&[], None);
         }
         for difference in &differences {
@@ -91,8 +95,12 @@ fn question(differences: &[Difference]) -> String {
     format!("Add {}, change {}, remove {}?", count(Action::Add), count(Action::Change), count(Action::Remove))
 }
 
+fn shown(path: &Path) -> String {
+    if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() }
+}
+
 fn read(path: &Path) -> anyhow::Result<Document> {
-    let shown = path.display();
+    let shown = shown(path);
     let mut text = String::new();
     let read = if path == Path::new("-") {
         std::io::stdin().take(FILE_BYTES_MAX).read_to_string(&mut text)

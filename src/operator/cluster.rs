@@ -6,11 +6,20 @@ use anyhow::Context;
 use client::operator::OperatorError;
 use client::{Dialer, MemberAddress, Operator};
 use identity::{Identity, Live};
+use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use types::intent::{Change, Fault, Reason, ResourceId, Revision, Stored};
+
+/// What `--json` prints of what was taken away.
+#[derive(Debug, Serialize)]
+pub struct Removed {
+    pub id: ResourceId,
+    /// Of the removal; null if it was not there.
+    pub revision: Option<u64>,
+}
 
 /// Resources by their names, in the order of their kinds.
 pub type Known = BTreeMap<ResourceId, Stored>;
@@ -64,7 +73,7 @@ pub async fn write(
     expects_shrink: bool,
 ) -> anyhow::Result<Revision> {
     let written = tokio::time::timeout(ANSWER_MAX, operator.write(changes, expects_shrink)).await;
-    Ok(written.map_err(|_| silent())?.map_err(explained)?.revision)
+    Ok(written.map_err(|_| silent())?.map_err(unwritten)?.revision)
 }
 
 fn silent() -> anyhow::Error {
@@ -78,6 +87,16 @@ fn silent() -> anyhow::Error {
     .into()
 }
 
+/// A member may die between a write and its answer.
+fn unwritten(error: OperatorError) -> anyhow::Error {
+    let is_silence = matches!(error, OperatorError::NoMember(_));
+    let mut error = explained(error);
+    if is_silence && let Some(Problems { next, .. }) = error.downcast_mut() {
+        next.push("whether it was done is not known; look with `rhumb get` before you repeat it".to_owned());
+    }
+    error
+}
+
 fn explained(error: OperatorError) -> anyhow::Error {
     match error {
         OperatorError::Refused(faults) => Problems {
@@ -89,8 +108,19 @@ fn explained(error: OperatorError) -> anyhow::Error {
             let problem = format!("{error}: {}", status.message());
             Problems { problems: vec![problem], next: vec![LOOK.to_owned()] }.into()
         }
-        other => other.into(),
+        // Its code says nothing that the message does not.
+        OperatorError::Denied(ref status) => anyhow::anyhow!("{error}: {}", status.message()),
+        other @ OperatorError::BadAnswer(_) => other.into(),
     }
+}
+
+/// What was named is not among what is known.
+pub fn not_there(id: &ResourceId) -> anyhow::Error {
+    Problems {
+        problems: vec![format!("{id}: is not there")],
+        next: vec![format!("`rhumb get {}` shows what is there", id.kind())],
+    }
+    .into()
 }
 
 /// What whoever reads a fault can do about it.
@@ -110,6 +140,12 @@ fn next_step(fault: &Fault) -> String {
             format!("`rhumb get {kind}` shows what is there; make {id} first if it is meant")
         }
         Reason::InUse { by, .. } => format!("change or remove {by} first; nothing was changed"),
+        Reason::TooMany { .. } if fault.field == "changes" => {
+            "one write takes no more; apply the file in parts; nothing was changed".to_owned()
+        }
+        Reason::Immutable if subject.starts_with("version/") => {
+            format!("a version never changes; `rhumb get {subject}` shows it; nothing was changed")
+        }
         Reason::Shrink { .. } => "say that it is meant with `--expect-shrink`".to_owned(),
         Reason::Missing
         | Reason::Malformed { .. }

@@ -10,8 +10,8 @@ pub fn confirm(question: &str, yes: bool) -> anyhow::Result<bool> {
         return Ok(true);
     }
     if !std::io::stdin().is_terminal() {
-        let words = "nobody can be asked; give --yes to do it without a question";
-        return Err(WrongUsage(words.to_owned()).into());
+        let words = format!("{question} Nobody can be asked; give --yes to do it without a question");
+        return Err(WrongUsage(words).into());
     }
     let mut stderr = std::io::stderr();
     let _ = write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush());

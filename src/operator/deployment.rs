@@ -2,6 +2,7 @@
 
 use crate::cli::Output;
 use crate::operator::cluster::{Cluster, Known};
+use crate::operator::confirm::confirm;
 use crate::operator::{At, difference};
 use crate::say::say;
 use crate::table::table;
@@ -38,17 +39,20 @@ pub struct Apply {
     #[arg(long, value_name = "REGION=N", value_delimiter = ',')]
     regions: Option<Vec<Wanted>>,
     /// Sequences that one replica runs at once
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     slots: Option<u32>,
     /// CPU threads of one replica
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     threads: Option<u32>,
     /// Tokens of KV cache of one replica
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     kv_tokens: Option<u64>,
     /// The least time of one decode step, such as 20ms; 0 is as fast as it goes
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     step_time: Option<Duration>,
+    /// Do not ask, also where a region is left without a replica
+    #[arg(long)]
+    yes: bool,
     #[command(flatten)]
     at: At,
     #[command(flatten)]
@@ -88,7 +92,7 @@ impl Apply {
     fn run(self) -> anyhow::Result<()> {
         let cluster = Cluster::open(&self.at)?;
         let known = cluster.read(&["deployment", "version"])?;
-        let json = self.output.json;
+        let (json, yes) = (self.output.json, self.yes);
         let wanted = self.wanted(&known)?;
         let resource = Resource::Deployment(wanted.clone());
         let revision = match difference::of_one(&known, &resource) {
@@ -98,6 +102,13 @@ impl Apply {
             }
             Some(difference) => {
                 say!("{difference}");
+                let left = left(&known, &wanted);
+                let question = || {
+                    format!("No replica of {} will run in {} any more. Go on?", wanted.model, left.join(", "))
+                };
+                if !left.is_empty() && !confirm(&question(), yes)? {
+                    return Ok(());
+                }
                 let revision = cluster.write(vec![difference.into_change()], false)?;
                 say!("applied at revision {revision}");
                 Some(revision)
@@ -142,6 +153,20 @@ impl Apply {
                 step_time_ms: step_time_ms.unwrap_or(engine.step_time_ms),
             },
         })
+    }
+}
+
+/// The regions that run it and would not any more: whoever moves one replica easily forgets to name the others.
+fn left(known: &Known, wanted: &Intent) -> Vec<String> {
+    let runs = |placement: &&Placement| placement.replicas_per_node > 0;
+    let stays =
+        |region: &RegionName| wanted.placements.iter().filter(runs).any(|kept| kept.region == *region);
+    match known.get(&ResourceId::Deployment(wanted.model.clone())).map(|stored| &stored.resource) {
+        Some(Resource::Deployment(kept)) => {
+            let regions = kept.placements.iter().filter(runs).map(|placement| &placement.region);
+            regions.filter(|region| !stays(region)).map(ToString::to_string).collect()
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -220,17 +245,15 @@ mod tests {
         apply: Apply,
     }
 
-    fn wanted(known: &str, line: &str) -> anyhow::Result<Intent> {
-        let known: Known = Document::parse(known)
-            .unwrap()
-            .resources
-            .into_iter()
-            .map(|(id, resource)| {
-                (id, Stored { resource, revision: Revision(1), created_unix_ms: UnixMs(1) })
-            })
-            .collect();
+    fn known(text: &str) -> Known {
+        let stored = |resource| Stored { resource, revision: Revision(1), created_unix_ms: UnixMs(1) };
+        let resources = Document::parse(text).unwrap().resources;
+        resources.into_iter().map(|(id, resource)| (id, stored(resource))).collect()
+    }
+
+    fn wanted(text: &str, line: &str) -> anyhow::Result<Intent> {
         let words = format!("x --model m {line}");
-        Line::try_parse_from(words.split_whitespace()).unwrap().apply.wanted(&known)
+        Line::try_parse_from(words.split_whitespace()).unwrap().apply.wanted(&known(text))
     }
 
     fn version(digit: &str) -> String {
@@ -258,6 +281,20 @@ mod tests {
         assert!(error.contains("--version") && error.contains("8888"), "{error}");
         assert!(wanted("", "--regions a=1").unwrap_err().to_string().contains("rhumb model add m"));
         assert!(wanted(&version("7"), "").unwrap_err().to_string().contains("--regions"));
+    }
+
+    #[test]
+    fn a_region_that_is_left_without_a_replica_is_named() {
+        let text = format!(
+            "[[deployment]]\nmodel = 'm'\nversion = 'sha256:{}'\nplacements = [\
+             {{ region = 'a', replicas_per_node = 2 }}, {{ region = 'b', replicas_per_node = 1 }}, \
+             {{ region = 'c', replicas_per_node = 0 }}]\n",
+            "7".repeat(64)
+        );
+        let left = |line: &str| left(&known(&text), &wanted(&text, line).unwrap());
+        assert_eq!(left("--regions a=0"), ["a", "b"]);
+        assert_eq!(left("--regions a=1,b=0,d=1"), ["b"]);
+        assert!(left("--regions b=1,a=1").is_empty() && left("--slots 4").is_empty());
     }
 
     #[test]

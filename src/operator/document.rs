@@ -24,7 +24,7 @@ impl Document {
         let (table, mut errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {
             errors.sort_by_key(|error| error.span().map(|span| span.start));
-            return Err(errors.iter().map(|error| at(text, error.span(), error.message())).collect());
+            return Err(errors.iter().map(|error| at(text, error.span(), None, error.message())).collect());
         }
         let mut document = Self::default();
         let mut problems = Vec::new();
@@ -33,7 +33,7 @@ impl Document {
                 let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
                 let words =
                     format!("there is no kind {}; the kinds are {}", name.get_ref(), kinds.join(", "));
-                problems.push((name.span().start, at(text, Some(name.span()), &words)));
+                problems.push((name.span().start, at(text, Some(name.span()), None, &words)));
                 continue;
             };
             document.kinds.insert(kind);
@@ -41,7 +41,7 @@ impl Document {
             let DeValue::Array(tables) = value.into_inner() else {
                 problems.push((
                     span.start,
-                    at(text, Some(span), &format!("write [[{kind}]], with two brackets")),
+                    at(text, Some(span), None, &format!("write [[{kind}]], with two brackets")),
                 ));
                 continue;
             };
@@ -51,14 +51,14 @@ impl Document {
                     Ok(resource) => {
                         let id = resource.id();
                         if document.resources.insert(id.clone(), resource).is_some() {
-                            problems
-                                .push((span.start, at(text, Some(span), &format!("{id} is there twice"))));
+                            let words = format!("{id} is there twice");
+                            problems.push((span.start, at(text, Some(span), None, &words)));
                         }
                     }
                     Err(error) => {
                         let found = error.span().unwrap_or(span);
-                        let words = format!("[[{kind}]]: {}", error.message());
-                        problems.push((found.start, at(text, Some(found), &words)));
+                        let words = plain(error.message());
+                        problems.push((found.start, at(text, Some(found), Some(kind), &words)));
                     }
                 }
             }
@@ -117,16 +117,33 @@ fn resource(kind: Kind, table: Spanned<DeValue<'_>>) -> Result<Resource, toml::d
     }
 }
 
-/// `line 4: requests_per_minute: …`, with the field where the line begins with one.
-fn at(text: &str, span: Option<Range<usize>>, words: &str) -> String {
+/// `line 4: [[tenant]] requests_per_minute: …`, with the field where the line begins with one.
+fn at(text: &str, span: Option<Range<usize>>, kind: Option<Kind>, words: &str) -> String {
     let Some(span) = span else { return words.to_owned() };
     let start = span.start.min(text.len());
     let line = text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1;
     let field = text.lines().nth(line - 1).and_then(|line| line.split_once('='));
-    match field.map(|(field, _)| field.trim()) {
-        Some(field) if !words.contains(&format!("`{field}`")) => format!("line {line}: {field}: {words}"),
-        _ => format!("line {line}: {words}"),
+    let field = field.map(|(field, _)| field.trim()).filter(|field| !words.contains(&format!("`{field}`")));
+    match (kind, field) {
+        (Some(kind), Some(field)) => format!("line {line}: [[{kind}]] {field}: {words}"),
+        (Some(kind), None) => format!("line {line}: [[{kind}]]: {words}"),
+        (None, Some(field)) => format!("line {line}: {field}: {words}"),
+        (None, None) => format!("line {line}: {words}"),
     }
+}
+
+/// Whoever writes a file knows numbers, and not the names of Rust's types.
+fn plain(words: &str) -> String {
+    let bounds = [
+        ("u16", i128::from(u16::MIN), i128::from(u16::MAX)),
+        ("u32", i128::from(u32::MIN), i128::from(u32::MAX)),
+        ("u64", i128::from(u64::MIN), i128::from(u64::MAX)),
+        ("i32", i128::from(i32::MIN), i128::from(i32::MAX)),
+    ];
+    let words = words.replace("` as i128", "`");
+    bounds.into_iter().fold(words, |words, (name, least, most)| {
+        words.replace(&format!("expected {name}"), &format!("expected a whole number from {least} to {most}"))
+    })
 }
 
 #[cfg(test)]
@@ -215,10 +232,10 @@ until_unix_ms = 1800000000000
         let problems = Document::parse(text).unwrap_err();
         let expected = [
             ("line 3: ", "unknown field `rpm`"),
-            ("line 7: requests_per_minute: ", "invalid type: string \"many\""),
+            ("line 7: [[tenant]] requests_per_minute: ", "string \"many\", expected a whole number from 0"),
             ("line 9: ", "missing field `id`"),
             ("line 12: ", "there is no kind tenants"),
-            ("line 16: name: ", "must match"),
+            ("line 16: [[tenant]] name: ", "must match"),
             ("line 18: ", "[[model]]"),
             ("line 23: ", "drain/a is there twice"),
         ];

@@ -1,7 +1,7 @@
 //! Draining a region or a node: new work goes elsewhere, what runs is finished.
 
 use crate::operator::At;
-use crate::operator::cluster::{Cluster, Known};
+use crate::operator::cluster::{Cluster, Known, Removed, not_there};
 use crate::say::say;
 use crate::{duration, moment, stdout};
 use anyhow::bail;
@@ -11,13 +11,13 @@ use serde::Serialize;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use types::UnixMs;
 use types::intent::{Change, Drain, DrainScope, Expect, NodeKey, Resource, ResourceId, What};
+use types::{RegionName, UnixMs};
 
 #[derive(Debug, Args)]
 pub struct How {
     /// Lifted by itself after this time, such as 2h [default: 24h]
-    #[arg(long = "for", value_name = "TIME", value_parser = duration::parse)]
+    #[arg(long = "for", value_name = "TIME", value_parser = duration::parse_some)]
     lasts: Option<Duration>,
     /// Until `undrain`, however long that takes
     #[arg(long, conflicts_with = "lasts")]
@@ -50,6 +50,9 @@ pub fn begin(scope: DrainScope, how: How, at: &At, json: bool) -> anyhow::Result
     let until =
         until_unix_ms.map_or("until it is lifted".to_owned(), |at| format!("until {}", moment::shown(at)));
     say!("drained {scope} {until}, at revision {revision}");
+    if matches!(scope, DrainScope::Region(_)) && is_last(&cluster.read(&["region", "drain"])?) {
+        say!("note: every region is drained; no request is served until one is undrained");
+    }
     if how.wait {
         wait(&cluster, &scope)?;
     }
@@ -59,7 +62,7 @@ pub fn begin(scope: DrainScope, how: How, at: &At, json: bool) -> anyhow::Result
     Ok(())
 }
 
-pub fn lift(scope: DrainScope, at: &At) -> anyhow::Result<()> {
+pub fn lift(scope: DrainScope, at: &At, json: bool) -> anyhow::Result<()> {
     let cluster = Cluster::open(at)?;
     let place = match &scope {
         DrainScope::Region(region) => ResourceId::Region(region.clone()),
@@ -67,16 +70,29 @@ pub fn lift(scope: DrainScope, at: &At) -> anyhow::Result<()> {
     };
     let id = ResourceId::Drain(scope.clone());
     let known = cluster.read(&[&place.to_string(), &id.to_string()])?;
-    match known.get(&id) {
+    let revision = match known.get(&id) {
         Some(_) => {
-            let change = Change { expect: Expect::Anything, what: What::Delete(id) };
+            let change = Change { expect: Expect::Anything, what: What::Delete(id.clone()) };
             let revision = cluster.write(vec![change], true)?;
             say!("{scope} gets requests again, since revision {revision}");
+            Some(revision.0)
         }
-        None if known.contains_key(&place) => say!("{scope} is not drained"),
-        None => bail!("there is no {place}; `rhumb get {}` shows what is there", place.kind()),
+        None if known.contains_key(&place) => {
+            say!("{scope} is not drained");
+            None
+        }
+        None => return Err(not_there(&place)),
+    };
+    if json {
+        stdout::print_json(&Removed { id, revision })?;
     }
     Ok(())
+}
+
+fn is_last(known: &Known) -> bool {
+    let is_drained =
+        |region: &RegionName| known.contains_key(&ResourceId::Drain(DrainScope::Region(region.clone())));
+    known.keys().all(|id| !matches!(id, ResourceId::Region(region) if !is_drained(region)))
 }
 
 /// Waits until nothing runs there, by what its nodes report each second.
@@ -199,6 +215,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operator::document::Document;
+    use types::intent::{Revision, Stored};
     use types::{LoadFrame, ModelVersion};
 
     fn node(name: &str) -> NodeKey {
@@ -220,6 +238,21 @@ mod tests {
         let load = Load::of(&nodes, &[report("n1", 2, 0), report("n2", 9, 6), report("n3", 9, 0)]);
         assert_eq!((load.running, &load.unheard[..]), (2, &[node("n2")][..]));
         assert_eq!(load.to_string(), "waits: 2 running, 0 queued, us-east/n2 is not heard of");
+    }
+
+    #[test]
+    fn the_last_region_is_drained_once_no_other_is_open() {
+        let known = |text: &str| -> Known {
+            let stored = |resource| Stored { resource, revision: Revision(1), created_unix_ms: UnixMs(1) };
+            let resources = Document::parse(text).unwrap().resources;
+            resources.into_iter().map(|(id, resource)| (id, stored(resource))).collect()
+        };
+        let regions = "[[region]]\nname = 'a'\nlatitude_e6 = 0\nlongitude_e6 = 0\n\
+                       [[region]]\nname = 'b'\nlatitude_e6 = 0\nlongitude_e6 = 0\n\
+                       [[drain]]\nscope = 'a'\nreason = ''\n";
+        assert!(!is_last(&known(regions)));
+        assert!(!is_last(&known(&format!("{regions}[[drain]]\nscope = 'b/n1'\nreason = ''\n"))));
+        assert!(is_last(&known(&format!("{regions}[[drain]]\nscope = 'b'\nreason = ''\n"))));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::cli::Output;
 use crate::operator::At;
-use crate::operator::cluster::{Cluster, Known};
+use crate::operator::cluster::{Cluster, Known, Removed, not_there};
 use crate::say::say;
 use crate::table::table;
 use crate::{duration, moment, stdout};
@@ -33,6 +33,8 @@ pub enum Key {
         id: KeyId,
         #[command(flatten)]
         at: At,
+        #[command(flatten)]
+        output: Output,
     },
 }
 
@@ -42,7 +44,7 @@ pub struct Create {
     #[arg(long, value_name = "NAME")]
     tenant: TenantName,
     /// How long it opens anything, such as 30d [default: for ever]
-    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse_some)]
     expires_in: Option<Duration>,
     /// The models that it may ask, separated by commas [default: all]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
@@ -78,7 +80,12 @@ impl Key {
         match self {
             Self::Create(create) => create.run(),
             Self::List { tenant, at, output } => {
-                let known = Cluster::open(&at)?.read(&["key"])?;
+                let known = Cluster::open(&at)?.read(&["tenant", "key"])?;
+                if let Some(id) = tenant.clone().map(ResourceId::Tenant)
+                    && !known.contains_key(&id)
+                {
+                    return Err(not_there(&id));
+                }
                 let mut rows = rows(&known);
                 rows.retain(|row| tenant.as_ref().is_none_or(|tenant| row.tenant == *tenant));
                 match output.json {
@@ -87,12 +94,16 @@ impl Key {
                 };
                 Ok(())
             }
-            Self::Revoke { id, at } => {
+            Self::Revoke { id, at, output } => {
                 let what = What::Delete(ResourceId::Key(id));
                 // Who names one key means it, however few there are.
                 let revision =
                     Cluster::open(&at)?.write(vec![Change { expect: Expect::Anything, what }], true)?;
                 say!("revoked key/{id} at revision {revision}");
+                if output.json {
+                    let removed = Removed { id: ResourceId::Key(id), revision: Some(revision.0) };
+                    stdout::print_json(&removed)?;
+                }
                 Ok(())
             }
         }
@@ -102,6 +113,15 @@ impl Key {
 impl Create {
     fn run(self) -> anyhow::Result<()> {
         let cluster = Cluster::open(&self.at)?;
+        // A model may be made later than its keys, but more often its name is mistyped.
+        if let Some(models) = &self.models {
+            let known = cluster.read(&["model"])?;
+            for model in
+                models.iter().filter(|model| !known.contains_key(&ResourceId::Model((*model).clone())))
+            {
+                say!("note: there is no model/{model} yet; the key opens it once it is made");
+            }
+        }
         let key = draw()?;
         let resource = Resource::Key(types::intent::Key {
             id: key.id(),

@@ -1,7 +1,7 @@
 //! `rhumb model`: names that clients ask for, and their versions.
 
 use crate::cli::Output;
-use crate::operator::cluster::{Cluster, Known};
+use crate::operator::cluster::{Cluster, Known, not_there};
 use crate::operator::{At, difference};
 use crate::say::say;
 use crate::table::table;
@@ -85,7 +85,7 @@ impl Model {
             }
             Self::Show { name, at, output } => {
                 let row = rows(&Cluster::open(&at)?.read(KINDS)?).into_iter().find(|row| row.name == name);
-                let row = row.ok_or_else(|| anyhow::anyhow!("model/{name} is not there"))?;
+                let row = row.ok_or_else(|| not_there(&ResourceId::Model(name)))?;
                 match output.json {
                     true => stdout::print_json(&row)?,
                     false => stdout::print(&row.shown())?,
@@ -98,6 +98,8 @@ impl Model {
 
 fn add(name: ModelName, dir: &Path, at: &At, json: bool) -> anyhow::Result<()> {
     let manifest = engine::manifest::read(dir)?;
+    // An engine would refuse it, but only once it is deployed.
+    manifest.verify(dir)?;
     let dir = dir.canonicalize().with_context(|| format!("cannot use {}", dir.display()))?;
     let dir = dir.to_str().with_context(|| format!("the path {} is not UTF-8", dir.display()))?;
     let version = manifest.version();

@@ -35,6 +35,8 @@ pub enum Region {
         name: RegionName,
         #[command(flatten)]
         at: At,
+        #[command(flatten)]
+        output: Output,
     },
 }
 
@@ -57,6 +59,8 @@ pub enum Node {
         name: NodeKey,
         #[command(flatten)]
         at: At,
+        #[command(flatten)]
+        output: Output,
     },
 }
 
@@ -86,7 +90,7 @@ impl Region {
             Self::Drain { name, how, at, output } => {
                 drain::begin(DrainScope::Region(name), how, &at, output.json)
             }
-            Self::Undrain { name, at } => drain::lift(DrainScope::Region(name), &at),
+            Self::Undrain { name, at, output } => drain::lift(DrainScope::Region(name), &at, output.json),
         }
     }
 }
@@ -97,7 +101,7 @@ impl Node {
             Self::Drain { name, how, at, output } => {
                 drain::begin(DrainScope::Node(name), how, &at, output.json)
             }
-            Self::Undrain { name, at } => drain::lift(DrainScope::Node(name), &at),
+            Self::Undrain { name, at, output } => drain::lift(DrainScope::Node(name), &at, output.json),
         }
     }
 }

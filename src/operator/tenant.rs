@@ -1,7 +1,7 @@
 //! `rhumb tenant`: who pays, and how their requests are treated.
 
 use crate::cli::Output;
-use crate::operator::cluster::{Cluster, Known};
+use crate::operator::cluster::{Cluster, Known, Removed, not_there};
 use crate::operator::confirm::confirm;
 use crate::operator::{At, key};
 use crate::say::say;
@@ -39,6 +39,8 @@ pub enum Tenant {
         yes: bool,
         #[command(flatten)]
         at: At,
+        #[command(flatten)]
+        output: Output,
     },
 }
 
@@ -46,10 +48,10 @@ pub enum Tenant {
 pub struct Create {
     name: TenantName,
     /// [default: no limit]; kept and handed out, but no edge enforces it yet
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     requests_per_minute: Option<u64>,
     /// [default: no limit]; kept and handed out, but no edge enforces it yet
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     tokens_per_minute: Option<u64>,
     /// Where its requests may go, separated by commas [default: everywhere]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
@@ -93,14 +95,14 @@ impl Tenant {
             Self::Show { name, at, output } => {
                 let known = Cluster::open(&at)?.read(&["tenant", "policy", "key"])?;
                 let row = rows(&known).into_iter().find(|row| row.name == name);
-                let row = row.ok_or_else(|| anyhow::anyhow!("tenant/{name} is not there"))?;
+                let row = row.ok_or_else(|| not_there(&ResourceId::Tenant(name)))?;
                 match output.json {
                     true => stdout::print_json(&row)?,
                     false => stdout::print(&row.shown())?,
                 };
                 Ok(())
             }
-            Self::Delete { name, yes, at } => delete(&name, yes, &at),
+            Self::Delete { name, yes, at, output } => delete(&name, yes, &at, output.json),
         }
     }
 }
@@ -146,13 +148,13 @@ impl Create {
     }
 }
 
-fn delete(name: &TenantName, yes: bool, at: &At) -> anyhow::Result<()> {
+fn delete(name: &TenantName, yes: bool, at: &At, json: bool) -> anyhow::Result<()> {
     let cluster = Cluster::open(at)?;
     let known = cluster.read(&["tenant", "policy"])?;
     let id = ResourceId::Tenant(name.clone());
     let mut stored: Vec<&Stored> = known.get(&id).into_iter().collect();
     if stored.is_empty() {
-        anyhow::bail!("{id} is not there");
+        return Err(not_there(&id));
     }
     stored.extend(own_policy(&known, name));
     for one in &stored {
@@ -168,6 +170,9 @@ fn delete(name: &TenantName, yes: bool, at: &At) -> anyhow::Result<()> {
     // Who names one thing to remove means it, however few there are.
     let revision = cluster.write(changes.collect(), true)?;
     say!("removed {id} at revision {revision}");
+    if json {
+        stdout::print_json(&Removed { id, revision: Some(revision.0) })?;
+    }
     Ok(())
 }
 

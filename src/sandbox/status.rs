@@ -48,6 +48,7 @@ struct ControlPlane {
 struct RegionStatus {
     name: RegionName,
     state: State,
+    voters: usize,
     edges: usize,
     nodes: usize,
     replicas: usize,
@@ -63,8 +64,7 @@ struct Wanted {
     replicas: usize,
     /// Nothing is to run there, so its node need not serve.
     is_idle: bool,
-    /// False = it has a voter, which is not ready.
-    voter_is_ready: bool,
+    voters: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -74,6 +74,8 @@ enum State {
     Serving,
     /// The same, and an operator keeps requests away.
     Drained,
+    /// The same, and nothing is to run there: its edge sends all requests elsewhere.
+    Idle,
     Degraded,
     /// No edge answers and no replica serves.
     Down,
@@ -92,7 +94,7 @@ pub fn run(paths: &Paths, json: bool) -> anyhow::Result<ExitCode> {
         // Its addresses may be another sandbox's by now, so nobody is asked.
         Err(error @ ControlError::NothingRuns { .. }) => {
             say!("{error}");
-            let down = layout.regions.names().iter().map(|name| RegionStatus::down(name.clone()));
+            let down = layout.seats().map(|seat| RegionStatus::down(&seat));
             Status::of(down.collect(), ControlPlane::default(), &layout)
         }
         Err(error) => return Err(error.into()),
@@ -135,6 +137,8 @@ async fn control_plane(paths: &Paths, voters: usize) -> anyhow::Result<ControlPl
             .into_keys()
             .filter_map(|id| match id {
                 ResourceId::Drain(DrainScope::Region(region)) => Some(region),
+                // A sandbox's region has one node, so without it the region takes no requests.
+                ResourceId::Drain(DrainScope::Node(node)) => Some(node.region),
                 _ => None,
             })
             .collect();
@@ -160,19 +164,21 @@ impl ControlPlane {
 
 async fn region(seat: &Seat, key: &ApiKey) -> RegionStatus {
     let edges = usize::from(ready::now(Role::Edge, seat, key).await.is_ok());
-    let voter_is_ready = seat.voter.is_none() || ready::now(Role::ControlPlane, seat, key).await.is_ok();
-    let down = RegionStatus::down(seat.region.clone());
+    let has_voter = seat.voter.is_some();
+    let voters = usize::from(has_voter && ready::now(Role::ControlPlane, seat, key).await.is_ok());
+    let down = RegionStatus::down(seat);
     let Ok(agent) = replicas::of(seat).await else {
-        return RegionStatus { edges, wanted: Wanted { voter_is_ready, ..down.wanted }, ..down }.judged();
+        return RegionStatus { voters, edges, ..down }.judged();
     };
     RegionStatus {
+        voters,
         edges,
         // A node is ready when it is worth sending requests to, or there is nothing to send.
         nodes: usize::from(agent.state == ReplicaState::Serving || agent.is_idle()),
         replicas: agent.serving(),
         queued: agent.queued,
         running: agent.running,
-        wanted: Wanted { replicas: agent.wanted, is_idle: agent.is_idle(), voter_is_ready },
+        wanted: Wanted { replicas: agent.wanted, is_idle: agent.is_idle(), ..down.wanted },
         ..down
     }
     .judged()
@@ -182,11 +188,12 @@ impl Status {
     fn of(mut regions: Vec<RegionStatus>, control_plane: ControlPlane, layout: &Layout) -> Self {
         let ControlPlane { leader, incarnation, revision, drained } = control_plane;
         for region in &mut regions {
-            if region.state == State::Serving && drained.contains(&region.name) {
+            if matches!(region.state, State::Serving | State::Idle) && drained.contains(&region.name) {
                 region.state = State::Drained;
             }
         }
-        let is_well = |region: &RegionStatus| matches!(region.state, State::Serving | State::Drained);
+        let is_well =
+            |region: &RegionStatus| matches!(region.state, State::Serving | State::Drained | State::Idle);
         let healthy = !regions.is_empty() && regions.iter().all(is_well) && leader.is_some();
         let leader =
             layout.seats().find(|seat| leader.is_some() && seat.voter == leader).map(|seat| seat.region);
@@ -194,11 +201,12 @@ impl Status {
     }
 
     fn table(&self) -> String {
-        let head = ["REGION", "STATE", "EDGES", "NODES", "REPLICAS", "QUEUED", "RUNNING"].map(str::to_owned);
+        let head = ["REGION", "STATE", "VOTERS", "EDGES", "NODES", "REPLICAS", "QUEUED", "RUNNING"];
         let rows = self.regions.iter().map(|region| {
             [
                 region.name.to_string(),
                 region.state.as_str().to_owned(),
+                format!("{}/{}", region.voters, region.wanted.voters),
                 format!("{}/1", region.edges),
                 format!("{}/1", region.nodes),
                 format!("{}/{}", region.replicas, region.wanted.replicas),
@@ -207,29 +215,42 @@ impl Status {
             ]
         });
         let control_plane = match (&self.leader, self.revision) {
-            (Some(leader), Some(revision)) => format!("led by {leader}, revision {revision}"),
+            (Some(leader), Some(revision)) => format!("is led by {leader}, revision {revision}"),
             (None, Some(revision)) => {
                 format!("has no leader, revision {revision}; requests go on, changes wait")
             }
             (_, None) => "does not answer; requests go on, changes wait".to_owned(),
         };
-        format!("{}\nThe control plane {control_plane}.\n", table(head, rows))
+        let serves =
+            self.regions.iter().any(|region| matches!(region.state, State::Serving | State::Degraded));
+        // Every region may be well by itself, and yet no client is served.
+        let note = if serves { "" } else { "No region takes requests.\n" };
+        format!("{}\nThe control plane {control_plane}.\n{note}", table(head.map(str::to_owned), rows))
     }
 }
 
 impl RegionStatus {
-    fn down(name: RegionName) -> Self {
-        let wanted = Wanted { replicas: 0, is_idle: false, voter_is_ready: false };
-        Self { name, state: State::Down, edges: 0, nodes: 0, replicas: 0, queued: 0, running: 0, wanted }
+    fn down(seat: &Seat) -> Self {
+        Self {
+            name: seat.region.clone(),
+            state: State::Down,
+            voters: 0,
+            edges: 0,
+            nodes: 0,
+            replicas: 0,
+            queued: 0,
+            running: 0,
+            wanted: Wanted { replicas: 0, is_idle: false, voters: usize::from(seat.voter.is_some()) },
+        }
     }
 
     fn judged(self) -> Self {
-        let Wanted { replicas, is_idle, voter_is_ready } = self.wanted;
+        let Wanted { replicas, is_idle, voters } = self.wanted;
+        let is_whole = self.voters >= voters && self.replicas >= replicas;
         let state = match (self.edges, self.nodes, self.replicas) {
             (0, _, 0) => State::Down,
-            (1, 1, serving) if voter_is_ready && serving >= replicas && (serving > 0 || is_idle) => {
-                State::Serving
-            }
+            (1, 1, 0) if is_whole && is_idle => State::Idle,
+            (1, 1, 1..) if is_whole => State::Serving,
             _ => State::Degraded,
         };
         Self { state, ..self }
@@ -241,6 +262,7 @@ impl State {
         match self {
             Self::Serving => "serving",
             Self::Drained => "drained",
+            Self::Idle => "idle",
             Self::Degraded => "degraded",
             Self::Down => "down",
         }
@@ -255,16 +277,21 @@ const DRAINS_MAX: Duration = Duration::from_secs(3);
 mod tests {
     use super::*;
 
+    fn layout() -> Layout {
+        Layout::new(0, "us-east".parse().unwrap())
+    }
+
     fn region(edges: usize, nodes: usize, replicas: usize, voter_is_ready: bool) -> RegionStatus {
-        let wanted = Wanted { replicas: 2, is_idle: false, voter_is_ready };
-        RegionStatus { edges, nodes, replicas, wanted, ..RegionStatus::down("us-east".parse().unwrap()) }
-            .judged()
+        let wanted = Wanted { replicas: 2, is_idle: false, voters: 1 };
+        let down = RegionStatus::down(&layout().seats().next().unwrap());
+        let voters = usize::from(voter_is_ready);
+        RegionStatus { voters, edges, nodes, replicas, wanted, ..down }.judged()
     }
 
     fn status(regions: Vec<RegionStatus>, leader: Option<u64>, drained: &[&str]) -> Status {
         let drained = drained.iter().map(|name| name.parse().unwrap()).collect();
         let control_plane = ControlPlane { leader, incarnation: Some(5), revision: Some(7), drained };
-        Status::of(regions, control_plane, &Layout::new(0, "us-east".parse().unwrap()))
+        Status::of(regions, control_plane, &layout())
     }
 
     fn reply(id: u64, leader: u64, term: u64, revision: u64) -> StatusReply {
@@ -279,6 +306,28 @@ mod tests {
         assert_eq!(region(0, 1, 2, true).state, State::Degraded);
         assert_eq!(region(1, 0, 0, true).state, State::Degraded);
         assert_eq!(region(0, 1, 0, true).state, State::Down);
+    }
+
+    #[test]
+    fn a_region_where_nothing_is_to_run_is_idle_and_well() {
+        let wanted = Wanted { replicas: 0, is_idle: true, voters: 1 };
+        let idle = RegionStatus { wanted, ..region(1, 1, 0, true) }.judged();
+        assert_eq!(idle.state, State::Idle);
+        assert_eq!(RegionStatus { voters: 0, ..idle.clone() }.judged().state, State::Degraded);
+        assert!(status(vec![idle], Some(1), &[]).healthy);
+    }
+
+    #[test]
+    fn a_table_shows_which_part_is_missing() {
+        let table = status(vec![region(1, 1, 2, false)], Some(1), &[]).table();
+        assert_eq!(
+            table,
+            "REGION   STATE     VOTERS  EDGES  NODES  REPLICAS  QUEUED  RUNNING\n\
+             us-east  degraded  0/1     1/1    1/1    2/2       0       0\n\n\
+             The control plane is led by us-east, revision 7.\n"
+        );
+        let drained = status(vec![region(1, 1, 2, true)], Some(1), &["us-east"]).table();
+        assert!(drained.ends_with("revision 7.\nNo region takes requests.\n"), "{drained}");
     }
 
     #[test]
@@ -319,6 +368,7 @@ mod tests {
             "regions": [{
                 "name": "us-east",
                 "state": "serving",
+                "voters": 1,
                 "edges": 1,
                 "nodes": 1,
                 "replicas": 2,

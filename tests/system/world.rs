@@ -39,7 +39,19 @@ impl World {
         let two: &[&str] = &["--regions", "us-east,eu-west"];
         let regions = if options.contains(&"--regions") { &[] } else { two };
         let facts = Self::up(data.path(), &[options, regions].concat());
-        Self { data, facts }
+        let world = Self { data, facts };
+        world.until_known();
+        world
+    }
+
+    /// Until every edge knows of every region: a sandbox is ready when each edge can serve, by whichever region.
+    fn until_known(&self) {
+        let regions = self.facts["regions"].as_array().unwrap().len();
+        for region in 0..regions {
+            eventually("the edge knows all regions", Duration::from_secs(10), || {
+                self.edge_metric(region, "rhumb_edge_nodes_serving", "") == regions as f64
+            });
+        }
     }
 
     /// Starts a sandbox on a folder that may have held one before.
@@ -105,9 +117,12 @@ impl World {
     pub fn kill(&self, role: &str, region: &str) {
         let pids = self.pids(role, region);
         assert!(!pids.is_empty(), "no {role} runs in {region}");
-        for pid in pids {
-            kill(pid);
+        for pid in &pids {
+            kill(*pid);
         }
+        // Until then its sockets are still there.
+        let is_gone = || !pids.iter().any(|pid| is_alive(*pid));
+        eventually("who is killed is gone", Duration::from_secs(5), is_gone);
     }
 
     /// A metric of an edge, summed over its labels that contain `part`.

@@ -8,6 +8,7 @@ use crate::members::{MemberAddress, Tour, dice, jittered};
 use crate::picture::{Changed, Picture};
 use proto::v1;
 use proto::v1::watch_client::WatchClient;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
@@ -104,8 +105,17 @@ enum Ended {
 /// A picture that was refused, on a subscription that goes on.
 struct Refused {
     revision: Revision,
+    /// What the member has sent since.
+    newest: Revision,
     remedy: Remedy,
     again: Instant,
+}
+
+impl Refused {
+    /// Whether there is something else to be tried, once its time has come.
+    fn is_due(&self) -> bool {
+        self.remedy == Remedy::Elsewhere || self.newest > self.revision
+    }
 }
 
 impl<C> Follower<C>
@@ -123,7 +133,7 @@ where
         let candidates = last_good.candidates().map_err(unusable)?;
         let mut take = |path: &PathBuf, is_last_resort| {
             let skipped = match last_good.attempt(path, is_last_resort) {
-                Ok((picture, trial)) => match consumer(&picture, Changed::Whole) {
+                Ok((picture, trial)) => match offer(&mut consumer, &picture, Changed::Whole) {
                     Ok(()) => return Some((picture, trial)),
                     Err(refused) => {
                         let _ = trial.withdraw();
@@ -178,8 +188,8 @@ where
             self.patience,
         );
         let follow = async move {
+            let _over = Over(self.standing.clone());
             stop.run_until_cancelled(self.follow(dialer, members)).await;
-            self.set_live(false);
             // Dropping what is kept tells the keeper that nothing comes after it.
             drop(self);
         };
@@ -193,8 +203,8 @@ where
             let began = Instant::now();
             let ended = self.subscription(&dialer, member, resume).await;
             let lasted = match &ended {
-                // However long it lasted, it was no service.
-                Ended::Again(Remedy::Elsewhere) => Duration::ZERO,
+                // However long it lasted, in the end it was no service: the nearest is not asked at once again.
+                Ended::Again(Remedy::Elsewhere) | Ended::Silent(_) => Duration::ZERO,
                 _ if self.standing.borrow().is_live => began.elapsed(),
                 _ => Duration::ZERO,
             };
@@ -247,19 +257,21 @@ where
         let mut intake = Intake::new(&self.interest.kinds);
         let mut refused: Option<Refused> = None;
         loop {
-            let elsewhere = refused.as_ref().filter(|refused| refused.remedy == Remedy::Elsewhere);
-            let wait = elsewhere.map_or(self.patience.silence, |refused| {
+            // Another picture is waited for after a refused one: another member's, or a newer one of this member.
+            let again = refused.as_ref().filter(|refused| refused.is_due());
+            let wait = again.map_or(self.patience.silence, |refused| {
                 refused.again.saturating_duration_since(Instant::now())
             });
-            let update = match tokio::time::timeout(wait, updates.message()).await {
-                Ok(update) => update?.ok_or(Ended::Closed)?,
-                Err(_) if elsewhere.is_some() => return Err(Ended::Again(Remedy::Elsewhere)),
-                Err(_) => return Err(Ended::Silent(wait)),
+            let update = match (tokio::time::timeout(wait, updates.message()).await, again) {
+                (Ok(update), _) => update?.ok_or(Ended::Closed)?,
+                (Err(_), Some(refused)) => return Err(Ended::Again(refused.remedy)),
+                (Err(_), None) => return Err(Ended::Silent(wait)),
             };
             let revision = Revision(update.revision);
-            if let Some(refused) = &refused {
+            if let Some(refused) = &mut refused {
                 // Changes on top of a refused picture lead nowhere.
-                if revision > refused.revision && Instant::now() >= refused.again {
+                refused.newest = refused.newest.max(revision);
+                if refused.is_due() && Instant::now() >= refused.again {
                     return Err(Ended::Again(refused.remedy));
                 }
                 continue;
@@ -287,7 +299,7 @@ where
                     let wait = self.patience.refused * 2_u32.pow(self.refusals.min(16));
                     self.refusals = self.refusals.saturating_add(1);
                     let again = Instant::now() + jittered(wait.min(REFUSED_WAIT_MAX), dice());
-                    refused = Some(Refused { revision, remedy: refusal.remedy(), again });
+                    refused = Some(Refused { revision, newest: revision, remedy: refusal.remedy(), again });
                 }
             }
         }
@@ -305,14 +317,14 @@ where
                 false
             }
             Taken::Whole(picture) => {
-                (self.consumer)(&picture, Changed::Whole).map_err(Refusal::Consumer)?;
+                offer(&mut self.consumer, &picture, Changed::Whole).map_err(Refusal::Consumer)?;
                 *current = Some(picture);
                 true
             }
             Taken::These(advance) => {
                 let picture = current.as_mut().expect("changes are believed only on top of a picture");
                 let undo = picture.apply(&advance);
-                if let Err(refused) = (self.consumer)(picture, Changed::These(&advance.events)) {
+                if let Err(refused) = offer(&mut self.consumer, picture, Changed::These(&advance.events)) {
                     picture.undo(undo);
                     return Err(Refusal::Consumer(refused));
                 }
@@ -350,6 +362,24 @@ where
     fn set_live(&self, is_live: bool) -> bool {
         self.standing
             .send_if_modified(|standing| std::mem::replace(&mut standing.is_live, is_live) != is_live)
+    }
+}
+
+/// A consumer that panics has refused: what it had before serves on, and the follower with it.
+fn offer<C>(consumer: &mut C, picture: &Picture, changed: Changed<'_>) -> Result<(), String>
+where
+    C: FnMut(&Picture, Changed<'_>) -> Result<(), String>,
+{
+    catch_unwind(AssertUnwindSafe(|| consumer(picture, changed)))
+        .unwrap_or_else(|_| Err("whoever was to use it panicked".to_owned()))
+}
+
+/// Says that nothing is live any more, however following ends.
+struct Over(watch::Sender<Standing>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.send_if_modified(|standing| std::mem::take(&mut standing.is_live));
     }
 }
 

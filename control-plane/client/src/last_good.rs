@@ -22,7 +22,7 @@ pub(crate) struct LastGood {
 }
 
 /// A picture that was taken from disk and has yet to prove itself.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Trial {
     trials: PathBuf,
     before: u32,
@@ -121,7 +121,10 @@ impl LastGood {
         let surplus = (numbers.len() + 1).saturating_sub(GOOD_MAX);
         for number in &numbers[..surplus] {
             let path = self.good(*number);
-            std::fs::remove_file(&path)?;
+            if let Err(error) = remove(&path) {
+                tracing::warn!(file = %path.display(), %error, "an old picture cannot be removed");
+                continue;
+            }
             let _ = std::fs::remove_file(path.with_extension("trials"));
         }
         Ok(())

@@ -43,8 +43,6 @@ enum RenewError {
     Sign(#[from] SignError),
     #[error("no member of the control plane signs")]
     NoMember(#[source] tonic::Status),
-    #[error("cannot keep the new identity in {}", dir.display())]
-    Store { dir: PathBuf, source: std::io::Error },
 }
 
 /// Keeps what `live` shows fresh, here and in `dir`, by way of the control plane.
@@ -67,8 +65,12 @@ async fn keep(signer: &Signer, live: &Live, dir: &Path) {
     let mut failures = 0;
     let mut dice_of_life = dice();
     let mut said = Stage::Due;
+    let mut is_kept = true;
     loop {
         let current = live.current();
+        if !is_kept {
+            is_kept = is_stored(&current, dir).await;
+        }
         let stage = stage(&current, OffsetDateTime::now_utc(), dice_of_life);
         if let Stage::Young(left) = stage {
             // A wall clock may jump, and a host may sleep; neither shows in a long wait.
@@ -79,10 +81,13 @@ async fn keep(signer: &Signer, live: &Live, dir: &Path) {
             said = stage;
             complain(stage, &current);
         }
-        match renew(signer, &current, dir).await {
+        match renew(signer, &current).await {
             Ok(identity) => {
                 tracing::info!(expires = %identity.not_after(), "the certificate was renewed");
+                // In use also where the disk does not take it: a start would begin with the one before, which is good
+                // for days, while waiting for the disk would use them up.
                 live.replace(identity);
+                is_kept = is_stored(&live.current(), dir).await;
                 (failures, said, dice_of_life) = (0, Stage::Due, dice());
                 // Whatever is wrong with the clock or the new certificate, it is not asked for in a tight loop.
                 tokio::time::sleep(WAIT_MIN).await;
@@ -96,35 +101,63 @@ async fn keep(signer: &Signer, live: &Live, dir: &Path) {
     }
 }
 
-async fn renew(signer: &Signer, current: &Identity, dir: &Path) -> Result<Identity, RenewError> {
+async fn renew(signer: &Signer, current: &Identity) -> Result<Identity, RenewError> {
     let renewal = Renewal::begin()?;
-    let now = OffsetDateTime::now_utc();
-    let certificate = match signer {
-        Signer::Members { dialer, members } => ask(dialer, members, renewal.request()).await?,
+    match signer {
+        Signer::Members { dialer, members } => ask(dialer, members, &renewal, current).await,
         Signer::Own { authority, life } => {
-            authority.sign_request(current.name(), renewal.request(), *life, now)?
-        }
-    };
-    let identity = renewal.finish(current, &certificate, OffsetDateTime::now_utc())?;
-    let store = |source| RenewError::Store { dir: dir.to_owned(), source };
-    let dir = dir.to_owned();
-    // On disk first: a process that shows it and forgets it would start with one that is older.
-    let stored = tokio::task::spawn_blocking(move || identity.store(&dir).map(|()| identity)).await;
-    stored.map_err(std::io::Error::other).and_then(|stored| stored).map_err(store)
-}
-
-async fn ask(dialer: &Dialer, members: &[MemberAddress], request: &str) -> Result<String, RenewError> {
-    let mut last = tonic::Status::unavailable("no members are known");
-    for member in members {
-        let mut client = IdentityClient::new(dialer.channel(member));
-        let asked = client.renew(v1::RenewRequest { request: request.to_owned() });
-        match tokio::time::timeout(ASK_MAX, asked).await {
-            Ok(Ok(reply)) => return Ok(reply.into_inner().certificate),
-            Ok(Err(status)) => last = status,
-            Err(_) => last = tonic::Status::deadline_exceeded("the member did not answer in time"),
+            let now = OffsetDateTime::now_utc();
+            let certificate = authority.sign_request(current.name(), renewal.request(), *life, now)?;
+            Ok(renewal.finish(current, &certificate, OffsetDateTime::now_utc())?)
         }
     }
-    Err(RenewError::NoMember(last))
+}
+
+/// The first good answer. One that is no good, as of a member whose clock is ahead, is no reason to ask no other.
+async fn ask(
+    dialer: &Dialer,
+    members: &[MemberAddress],
+    renewal: &Renewal,
+    current: &Identity,
+) -> Result<Identity, RenewError> {
+    let mut last = RenewError::NoMember(tonic::Status::unavailable("no members are known"));
+    for member in members {
+        let mut client = IdentityClient::new(dialer.channel(member));
+        let asked = client.renew(v1::RenewRequest { request: renewal.request().to_owned() });
+        let answered = tokio::time::timeout(ASK_MAX, asked).await;
+        let certificate = match answered {
+            Ok(Ok(reply)) => reply.into_inner().certificate,
+            Ok(Err(status)) => {
+                last = RenewError::NoMember(status);
+                continue;
+            }
+            Err(_) => {
+                last = RenewError::NoMember(tonic::Status::deadline_exceeded("no answer came in time"));
+                continue;
+            }
+        };
+        match renewal.finish(current, &certificate, OffsetDateTime::now_utc()) {
+            Ok(identity) => return Ok(identity),
+            Err(bad) => last = bad.into(),
+        }
+    }
+    Err(last)
+}
+
+/// Whether the disk has it.
+async fn is_stored(identity: &Arc<Identity>, dir: &Path) -> bool {
+    let (identity, to) = (identity.clone(), dir.to_owned());
+    let stored = tokio::task::spawn_blocking(move || identity.store(&to)).await;
+    match stored.map_err(std::io::Error::other).and_then(|stored| stored) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(
+                dir = %dir.display(), %error,
+                "the renewed certificate is in use but cannot be kept on disk; it is tried again"
+            );
+            false
+        }
+    }
 }
 
 fn complain(stage: Stage, current: &Identity) {

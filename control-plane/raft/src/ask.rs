@@ -45,7 +45,6 @@ impl Raft {
     pub async fn catch_up(&self) -> Result<(), Unavailable> {
         let deadline = Instant::now() + PATIENCE;
         let read = self.until_answered(|leader| self.read_index_once(leader)).await?;
-        let Some(read) = read else { return Ok(()) };
         let applied = applied(self.0.machine.next(), read.index);
         tokio::time::timeout_at(deadline, applied).await.unwrap_or(Err(Unavailable::Timeout))
     }
@@ -127,15 +126,17 @@ impl Raft {
         Ok(Decided { position: answer.position, faults: answer.faults })
     }
 
-    async fn read_index_once(&self, leader: u64) -> Result<Option<LogId>, Unavailable> {
+    async fn read_index_once(&self, leader: u64) -> Result<LogId, Unavailable> {
         if leader == self.0.ourselves.id {
-            return self.read_index().await.map(Some);
+            return self.read_index().await;
         }
         let mut client = self.0.network.leader(leader).ok_or(Unavailable::NoLeader)?;
         let request = timed(v1::ReadIndexRequest {}, TRY);
         let reply = timeout(TRY, client.read_index(request)).await.map_err(|_| Unavailable::Timeout)?;
         let reply = reply.map_err(|status| self.refused(leader, status))?.into_inner();
-        Ok(reply.applied.as_ref().map(log_id))
+        // An answer that names no entry proves nothing of what is here.
+        let unnamed = || Unavailable::Leader(tonic::Status::internal("the leader named no entry"));
+        reply.applied.as_ref().map(log_id).ok_or_else(unnamed)
     }
 
     /// What must be applied for a read, as the leader: a round to a quorum, never a lease.

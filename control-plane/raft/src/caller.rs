@@ -1,7 +1,7 @@
 //! Who calls whom: what every call between members carries, and what is refused for it.
 
 use crate::Member;
-use crate::standing::{Boot, Boots, Failure, superseded};
+use crate::standing::{Boot, Boots, Failure, Heard, superseded};
 use identity::{Name, Role};
 use std::sync::Arc;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
@@ -17,6 +17,7 @@ pub(crate) struct Ourselves {
     pub boot: Boot,
     pub boots: Boots,
     pub failure: Failure,
+    pub heard: Heard,
 }
 
 impl Ourselves {
@@ -150,6 +151,7 @@ mod tests {
             boot: Boot { unix_ms, random: 0 },
             boots: Boots::default(),
             failure: Failure::new(),
+            heard: Heard::now(),
         })
     }
 

@@ -43,10 +43,13 @@ impl Image {
 
     fn open_checked(path: &Path) -> Result<(Self, Held), OpenError> {
         let is_new = !path.exists();
-        let mut database = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create(path)
-            .map_err(|error| open_error(path, error))?;
+        let mut builder = Database::builder();
+        let builder = builder.set_cache_size(CACHE_BYTES);
+        let mut database = if is_new {
+            Self::make(builder, path).map_err(|source| OpenError::Io { path: path.to_owned(), source })?
+        } else {
+            builder.create(path).map_err(|error| open_error(path, error))?
+        };
         if !is_new {
             match database.check_integrity() {
                 Ok(true) => {}
@@ -61,6 +64,21 @@ impl Image {
             _ => OpenError::Io { path: path.to_owned(), source: error },
         })?;
         Ok((image, held))
+    }
+
+    /// Under another name until it is one: redb takes what a crash leaves of a new file for damage.
+    fn make(builder: &redb::Builder, path: &Path) -> io::Result<Database> {
+        let unfinished = path.with_extension(UNFINISHED);
+        match std::fs::remove_file(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let database = builder.create(&unfinished).map_err(io_error)?;
+        std::fs::rename(&unfinished, path)?;
+        if let Some(dir) = path.parent() {
+            std::fs::File::open(dir)?.sync_all()?;
+        }
+        Ok(database)
     }
 
     fn read(&self) -> io::Result<Held> {
@@ -238,6 +256,7 @@ const RESOURCES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("resour
 const SESSIONS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("sessions");
 const HEAD: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("head");
 const HEAD_KEY: &str = "head";
+const UNFINISHED: &str = "unfinished";
 /// A restart replays at most this much of the log, and a quiet voter writes nothing.
 const DURABLE_EVERY: Duration = Duration::from_secs(5);
 /// Written pages stay in it until they are durable; reads come from memory anyway.

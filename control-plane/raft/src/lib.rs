@@ -96,6 +96,18 @@ pub struct Standing {
     pub is_leader: bool,
 }
 
+/// Indexes of a voter's log; 0 = none yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The newest entry, committed or not.
+    pub logged: u64,
+    pub applied: u64,
+    /// The newest that a snapshot covers.
+    pub snapshot: u64,
+    /// The newest that is in the log no more.
+    pub purged: u64,
+}
+
 /// A write that was decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decided {

@@ -13,11 +13,11 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, S
 use openraft::type_config::alias::SnapshotOf;
 use openraft::{EntryPayload, OptionalSend};
 use proto::v1;
-use state::{Outcome, Record, State, Written};
+use state::{Loss, Outcome, Record, State, Written};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use tokio::sync::watch;
-use types::intent::{Position, Revision};
+use types::intent::{Kind, Position, Revision};
 
 /// Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -209,7 +209,18 @@ fn head(state: &State, applied: &Applied) -> v1::SnapshotHead {
         incarnation: head.incarnation.0,
         revision: head.revision.0,
         shrink_revision: head.shrink_revision.0,
+        losses: head.losses.iter().map(loss_to_wire).collect(),
     }
+}
+
+fn loss_to_wire((kind, Loss { of, lost }): (Kind, Loss)) -> v1::Loss {
+    v1::Loss { kind: kind.to_string(), of, lost }
+}
+
+/// A kind of a newer release has lost nothing that this one could judge.
+fn loss(wire: &v1::Loss) -> Option<(Kind, Loss)> {
+    let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == wire.kind)?;
+    Some((kind, Loss { of: wire.of, lost: wire.lost }))
 }
 
 fn state_head(head: &v1::SnapshotHead) -> state::Head {
@@ -218,6 +229,7 @@ fn state_head(head: &v1::SnapshotHead) -> state::Head {
         incarnation: types::intent::Incarnation(head.incarnation),
         revision: Revision(head.revision),
         shrink_revision: Revision(head.shrink_revision),
+        losses: head.losses.iter().filter_map(loss).collect(),
     }
 }
 

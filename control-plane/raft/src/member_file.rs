@@ -19,8 +19,11 @@ struct MemberFile {
 pub(crate) fn create(data: &Path, cluster: &str, id: u64) -> Result<(), StartError> {
     let error = |source| StartError::File { path: data.to_owned(), source };
     std::fs::create_dir_all(data).map_err(error)?;
-    if std::fs::read_dir(data).map_err(error)?.next().is_some() {
-        return Err(StartError::NotEmpty { data: data.to_owned() });
+    for file in std::fs::read_dir(data).map_err(error)? {
+        // What an earlier try left, that did not come to its end.
+        if file.map_err(error)?.file_name() != unfinished(NAME).as_str() {
+            return Err(StartError::NotEmpty { data: data.to_owned() });
+        }
     }
     let file = MemberFile { cluster: cluster.to_owned(), id, format: FORMAT };
     let text = toml::to_string(&file).expect("two numbers and a text are TOML");
@@ -77,12 +80,16 @@ pub(crate) fn boot(data: &Path, now_unix_ms: u64, random: u64) -> Result<Boot, S
 
 /// Through a second file and a rename, so that it is there whole or not at all.
 fn write(dir: &Path, name: &str, text: &str) -> io::Result<()> {
-    let unfinished = dir.join(format!("{name}.unfinished"));
+    let unfinished = dir.join(unfinished(name));
     let mut file = File::create(&unfinished)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     std::fs::rename(unfinished, dir.join(name))?;
     File::open(dir)?.sync_all()
+}
+
+fn unfinished(name: &str) -> String {
+    format!("{name}.unfinished")
 }
 
 const NAME: &str = "member.toml";
@@ -98,7 +105,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         assert!(matches!(check(&data, "c1", 1), Err(StartError::NotCreated { .. })));
-        create(&data, "c1", 1).unwrap();
+        std::fs::create_dir(&data).unwrap();
+        std::fs::write(data.join("member.toml.unfinished"), "clus").unwrap();
+        create(&data, "c1", 1).expect("a crash while it was made is made good");
         check(&data, "c1", 1).unwrap();
         assert!(matches!(check(&data, "c1", 2), Err(StartError::OtherMember { id: 1, .. })));
         assert!(matches!(check(&data, "c2", 1), Err(StartError::OtherMember { .. })));

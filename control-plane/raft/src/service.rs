@@ -87,6 +87,8 @@ impl v1::raft_server::Raft for Service {
                 |bad: &BadMessage| error!(leader, error = %bad, "entries that cannot be read are refused");
             request.inspect_err(log).ok()
         });
+        let ourselves = self.0.0.ourselves.clone();
+        let requests = requests.inspect(move |_| ourselves.heard.hear());
         let replies = self.0.0.raft.stream_append(requests.boxed());
         Ok(Response::new(replies.map(|reply| reply.map(appended).map_err(|error| failed(&error))).boxed()))
     }
@@ -96,6 +98,10 @@ impl v1::raft_server::Raft for Service {
         let append = append_request(request.into_inner()).map_err(bad)?;
         let previous = append.prev_log_id.as_ref().map(log_id_to_wire);
         let response = self.0.0.raft.append_entries(append).await.map_err(|error| failed(&error))?;
+        // Heartbeats come this way, however much else comes on the stream.
+        if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+            self.0.0.ourselves.heard.hear();
+        }
         let outcome = match response {
             AppendEntriesResponse::Success => Outcome::Success(true),
             AppendEntriesResponse::PartialSuccess(id) => {

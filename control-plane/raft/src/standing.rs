@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// One start of a member's process. A later one supersedes an earlier one, so that of two processes that run as one
@@ -48,6 +49,24 @@ impl Boots {
 
     pub(crate) fn newest(&self, member: u64) -> Option<Boot> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&member).copied()
+    }
+}
+
+/// When this member last heard from a leader.
+#[derive(Debug)]
+pub(crate) struct Heard(Mutex<Instant>);
+
+impl Heard {
+    pub(crate) fn now() -> Self {
+        Self(Mutex::new(Instant::now()))
+    }
+
+    pub(crate) fn hear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 }
 

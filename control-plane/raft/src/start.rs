@@ -9,9 +9,10 @@ use crate::log::{self, CHUNK_BYTES, Log};
 use crate::machine::Machine;
 use crate::network::Network;
 use crate::snapshot::{self, Snapshots};
-use crate::standing::{Boots, Failure};
+use crate::standing::{Boots, Failure, Heard};
 use crate::wire::{OpenRaft, Peer};
-use crate::{Inner, Member, Options, Raft, Standing, entry, member_file};
+use crate::{Inner, Member, Options, Progress, Raft, Standing, entry, member_file};
+use openraft::async_runtime::instant::Instant;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{Fatal, InitializeError, RaftError};
 use openraft::{Config, ServerState, SnapshotPolicy};
@@ -64,6 +65,8 @@ impl Raft {
         member_file::check(&data, &options.cluster, options.id)?;
         let lock = member_file::lock(&data)?;
         let [random, incarnation] = random();
+        // Every JSON reader holds 53 bits exactly.
+        let incarnation = (incarnation >> 11).max(1);
         let boot = member_file::boot(&data, now().0, random)?;
         let opened = tokio::task::spawn_blocking(move || open(&data)).await;
         let (log, machine) = opened.map_err(|error| StartError::Raft(error.to_string()))??;
@@ -71,7 +74,8 @@ impl Raft {
         let Options { cluster, id, members, snapshot_every, dialer, .. } = options;
         let config = config(&cluster, snapshot_every)?;
         let (boots, failure) = (Boots::default(), Failure::new());
-        let ourselves = Arc::new(Ourselves { cluster, id, members, boot, boots, failure });
+        let heard = Heard::now();
+        let ourselves = Arc::new(Ourselves { cluster, id, members, boot, boots, failure, heard });
         let network = Network::new(ourselves.clone(), dialer);
         let raft = OpenRaft::new(id, Arc::new(config), network.clone(), log, machine.clone()).await;
         let raft = raft.map_err(|error| StartError::Raft(error.to_string()))?;
@@ -110,6 +114,19 @@ impl Raft {
             // The log holds it all.
             Ok(Err(error)) => warn!(%error, "the image is not up to date"),
             Err(error) => warn!(%error, "the image is not up to date"),
+        }
+    }
+
+    /// How far this voter has come, for metrics.
+    pub fn progress(&self) -> Progress {
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let index = |id: Option<&crate::wire::LogId>| id.map_or(0, |id| id.index);
+        Progress {
+            logged: metrics.last_log_index.unwrap_or(0),
+            applied: index(metrics.last_applied.as_ref()),
+            snapshot: index(metrics.snapshot.as_ref()),
+            purged: index(metrics.purged.as_ref()),
         }
     }
 
@@ -281,8 +298,16 @@ fn watch_standing(
             let (running, now) = {
                 let metrics = metrics.borrow_watched();
                 let is_leader = metrics.state == ServerState::Leader;
-                let (term, leader) = (metrics.current_term, metrics.current_leader);
-                (metrics.running_state.clone(), Standing { term, leader, is_leader })
+                // openraft names a leader until it knows of another; one that nobody hears leads no more.
+                let silent = match is_leader {
+                    // Nobody acknowledges the only voter anything.
+                    true if metrics.membership_config.membership().voter_ids().count() == 1 => Duration::ZERO,
+                    true => metrics.last_quorum_acked.map_or(Duration::ZERO, |acked| acked.elapsed()),
+                    false => ourselves.heard.elapsed(),
+                };
+                let leader = metrics.current_leader.filter(|_| silent < LEADER_SILENT_MAX);
+                let standing = Standing { term: metrics.current_term, leader, is_leader };
+                (metrics.running_state.clone(), standing)
             };
             if let Err(fatal) = running {
                 // openraft has stopped, and its last picture stays as it was.
@@ -301,6 +326,7 @@ fn watch_standing(
             });
             let is_followed = tokio::select! {
                 changed = metrics.changed() => changed.is_ok(),
+                () = tokio::time::sleep(HEARTBEAT) => true,
                 _ = stopped.wait_for(|stopped| *stopped) => false,
             };
             if !is_followed {
@@ -356,6 +382,9 @@ fn random() -> [u64; 2] {
 const HEARTBEAT_MS: u64 = 450;
 /// A follower campaigns after the second and a draw between both: a dead leader is missed after 1.9 to 2.4 s.
 const ELECTION_MS: (u64, u64) = (700, 1_200);
+const HEARTBEAT: Duration = Duration::from_millis(HEARTBEAT_MS);
+/// Longer than an election takes.
+const LEADER_SILENT_MAX: Duration = Duration::from_secs(3);
 const HAND_OVER: Duration = Duration::from_millis(1_500);
 const FOUND_AGAIN_AFTER: Duration = Duration::from_millis(100);
 const RESTORE: &str = "stop, and restore the data directory from a copy of this same voter; the others go on \
@@ -399,6 +428,20 @@ mod tests {
         assert!(matches!(raft.write(write).await, Err(Unavailable::Stopped)));
         assert_eq!(raft.standing().borrow().leader, None, "the last picture of a dead leader still named it");
         drop(raft);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_leader_without_followers_leads_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let raft = Raft::start(alone(dir.path())).await.unwrap();
+        let mut standing = raft.standing();
+        standing.wait_for(|standing| standing.leader == Some(1)).await.unwrap();
+        let lost = standing.wait_for(|standing| standing.leader.is_none());
+        assert!(
+            timeout(LEADER_SILENT_MAX + 2 * HEARTBEAT, lost).await.is_err(),
+            "nobody was there to hear it"
+        );
+        raft.stop().await;
     }
 
     #[tokio::test(flavor = "multi_thread")]

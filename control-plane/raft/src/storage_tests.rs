@@ -220,6 +220,37 @@ async fn an_unfinished_last_record_is_cut_wherever_it_ends() {
 }
 
 #[tokio::test]
+async fn a_crash_between_two_chunks_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    long_log(dir.path()).await;
+    let path = chunks(dir.path()).pop().unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let begin = boundaries(&whole).iter().rev().nth(1).copied().unwrap();
+    let last = open(dir.path()).get_log_state().await.unwrap().last_log_id.unwrap();
+    let wal = raft_log::chunked_wal::Config::new(dir.path().display());
+    let start = |path: &Path| {
+        raft_log::chunked_wal::Config::parse_chunk_file_name(&path.file_name().unwrap().to_string_lossy())
+            .unwrap()
+    };
+    let next = start(&path) + whole.len() as u64;
+    for end in begin..=whole.len() {
+        let index = if end == whole.len() { last.index } else { last.index - 1 };
+        for file in chunks(dir.path()).iter().filter(|file| **file > path) {
+            std::fs::remove_file(file).unwrap();
+        }
+        std::fs::write(&path, &whole[..end]).unwrap();
+        // The files of the next chunks are there before what this one should hold is.
+        for start in [next, next + 1_000] {
+            std::fs::write(wal.chunk_path(raft_log::ChunkId(start)), []).unwrap();
+        }
+        let found = open(dir.path()).get_log_state().await.unwrap().last_log_id.unwrap();
+        assert_eq!(found.index, index, "cut at {end}");
+        open(dir.path()).blocking_append([normal(9, index + 1, vec![1; 9].into())]).await.unwrap();
+        assert_eq!(open(dir.path()).get_log_state().await.unwrap().last_log_id, Some(log_id(9, index + 1)));
+    }
+}
+
+#[tokio::test]
 async fn the_image_holds_what_was_applied() {
     let dir = tempfile::tempdir().unwrap();
     let before = {
@@ -253,6 +284,24 @@ async fn an_image_that_a_crash_leaves_goes_back_to_its_last_durable_state() {
     assert_eq!(*recovered.state(), durable);
     apply(&recovered, later).await.unwrap();
     assert_eq!(*recovered.state(), *machine.state());
+}
+
+#[tokio::test]
+async fn a_crash_while_the_image_is_made_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    // What redb leaves of a new file before it is one.
+    let half = vec![0; 8 * 4_096];
+    std::fs::write(dir.path().join("image.redb"), &half).unwrap();
+    assert!(matches!(image::Image::open(&dir.path().join("image.redb")), Err(image::OpenError::Damaged(_))));
+    std::fs::rename(dir.path().join("image.redb"), dir.path().join("image.unfinished")).unwrap();
+    let before = {
+        let machine = machine(dir.path());
+        apply(&machine, entries()).await.unwrap();
+        machine.sync().unwrap();
+        machine.state().clone()
+    };
+    assert!(!dir.path().join("image.unfinished").exists(), "it is made under this name");
+    assert_eq!(*machine(dir.path()).state(), before);
 }
 
 #[tokio::test]
@@ -290,6 +339,7 @@ async fn a_damaged_image_is_never_believed() {
                             incarnation: types::intent::Incarnation(head.incarnation),
                             revision: types::intent::Revision(head.revision),
                             shrink_revision: types::intent::Revision(head.shrink_revision),
+                            losses: state::Losses::default(),
                         },
                         records,
                     );

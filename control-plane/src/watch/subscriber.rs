@@ -47,6 +47,16 @@ pub(super) struct Patience {
     ahead: Duration,
     /// Nothing concerned it.
     quiet: Duration,
+    /// This member, which heard a leader, hears none any more: others may know more.
+    leaderless: Duration,
+    /// This member has heard no leader all the while. Perhaps nobody does; still others are asked now and then.
+    never_led: Duration,
+}
+
+/// When this member last heard a leader, since the subscription began.
+struct Led {
+    at: Instant,
+    was: bool,
 }
 
 /// How far a subscriber has come.
@@ -109,6 +119,7 @@ impl Subscriber {
             Some(progress) => progress,
             None => self.snapshot().await?,
         };
+        let mut led = Led { at: Instant::now(), was: self.raft.standing().borrow().leader.is_some() };
         loop {
             // The state is ahead of what is remembered of it for a moment after each write.
             let is_known = *newest.borrow_and_update() >= progress.read;
@@ -119,6 +130,7 @@ impl Subscriber {
             match self.next(&mut newest, progress.told_at + self.patience.quiet).await {
                 Event::Changed => {}
                 Event::Quiet => {
+                    self.ask_elsewhere(&mut led)?;
                     let told = progress.told;
                     progress.told = progress.read;
                     self.update(&mut progress, told, Content::Bookmark(true)).await?;
@@ -129,6 +141,18 @@ impl Subscriber {
                 Event::Stopped => return Err(stopped()),
             }
         }
+    }
+
+    /// A member that is cut off from the others knows of no change, and would say so for ever.
+    fn ask_elsewhere(&self, led: &mut Led) -> Result<(), Ended> {
+        if self.raft.standing().borrow().leader.is_some() {
+            *led = Led { at: Instant::now(), was: true };
+        }
+        let patience = if led.was { self.patience.leaderless } else { self.patience.never_led };
+        if led.at.elapsed() < patience {
+            return Ok(());
+        }
+        Err(Ended::Refused(Status::unavailable("this member hears no leader; ask another")))
     }
 
     /// Where it can go on from what it has; none where it needs the whole picture.
@@ -293,6 +317,8 @@ impl Default for Patience {
             ahead: Duration::from_secs(5),
             // Whoever hears nothing for a few of these looks for another member.
             quiet: Duration::from_secs(5),
+            leaderless: Duration::from_secs(10),
+            never_led: Duration::from_secs(60),
         }
     }
 }

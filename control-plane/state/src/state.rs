@@ -2,6 +2,7 @@
 
 use crate::check::{self, Faults};
 use crate::command::{Command, Stamped};
+use crate::losses::Losses;
 use crate::references::Users;
 use crate::session::{Known, Session, Sessions};
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ pub struct State {
     pub(crate) resources: BTreeMap<Kind, BTreeMap<ResourceId, Arc<Stored>>>,
     pub(crate) users: Users,
     sessions: Sessions,
+    losses: Losses,
 }
 
 /// What came of a command.
@@ -60,7 +62,9 @@ pub struct Head {
     pub cluster: String,
     pub incarnation: Incarnation,
     pub revision: Revision,
+    /// Whoever has an older picture must expect that a large part of some kind is gone.
     pub shrink_revision: Revision,
+    pub losses: Losses,
 }
 
 /// One row of one table.
@@ -101,14 +105,19 @@ impl State {
         if let Err(faults) = self.check(write) {
             return Outcome::Refused(faults);
         }
+        let mut is_large_loss = write.expects_shrink;
         let events = write.changes.iter().map(|change| match &change.what {
             What::Put(resource) => self.put(resource, revision, at),
-            What::Delete(id) => self.delete(id),
+            What::Delete(id) => {
+                is_large_loss |= self.losses.count(id.kind(), self.count(id.kind()));
+                self.delete(id)
+            }
         });
         let events = events.flatten().collect();
         self.revision = revision;
-        if write.expects_shrink {
+        if is_large_loss {
             self.shrink_revision = revision;
+            self.losses.forget();
         }
         let session = Session { client: write.client, sequence: write.sequence, revision };
         let forgotten = self.sessions.remember(session);
@@ -156,8 +165,8 @@ impl State {
 
     /// The state that a head and records describe, in any order.
     pub fn restore(head: Head, records: impl IntoIterator<Item = Record>) -> Self {
-        let Head { cluster, incarnation, revision, shrink_revision } = head;
-        let mut state = Self { cluster, incarnation, revision, shrink_revision, ..Self::default() };
+        let Head { cluster, incarnation, revision, shrink_revision, losses } = head;
+        let mut state = Self { cluster, incarnation, revision, shrink_revision, losses, ..Self::default() };
         for record in records {
             match record {
                 Record::Resource(stored) => state.insert(Arc::new(stored)),
@@ -175,6 +184,7 @@ impl State {
             incarnation: self.incarnation,
             revision: self.revision,
             shrink_revision: self.shrink_revision,
+            losses: self.losses.clone(),
         }
     }
 

@@ -93,6 +93,10 @@ async fn a_member_without_a_majority_says_so_and_still_publishes() {
     world.stop(1).await;
     world.stop(2).await;
     assert!(world.page(0, "/livez").await.starts_with("HTTP/1.1 200"));
+    eventually("a leader that is silent is none", async || {
+        world.page(0, "/readyz").await.starts_with("HTTP/1.1 503")
+    })
+    .await;
 
     let mut operator = world.operator(0);
     let status = operator.status(v1::StatusRequest {}).await.unwrap().into_inner();
@@ -109,6 +113,10 @@ async fn a_member_without_a_majority_says_so_and_still_publishes() {
     let mut newcomer = Subscriber::new(&world, 0, &edge(2), wish()).await.unwrap();
     newcomer.until(last).await;
     assert_eq!(newcomer.picture, live.picture);
+    // Other members may know more than this one, which hears nobody.
+    let sent_away = live.next_change().await.unwrap_err();
+    assert_eq!(sent_away.code(), Code::Unavailable, "{sent_away}");
+    assert!(newcomer.next().await.is_ok(), "who came without a leader stays longer: perhaps there is none");
 }
 
 fn faults(reply: &v1::WriteReply) -> Vec<Fault> {

@@ -14,7 +14,8 @@ use tonic::{Code, Request, Status};
 async fn calls(world: &World, name: &Name) -> Vec<(&'static str, Code)> {
     let channel = || world.channel(0, name);
     let code = |result: Result<(), Status>| result.err().map_or(Code::Ok, |status| status.code());
-    let wish = Wish { kinds: vec!["tenant"], ..Wish::default() };
+    let wish = Wish { kinds: vec!["node"], region: Some("us-east"), ..Wish::default() };
+    let keys = Wish { kinds: vec!["key"], ..wish.clone() };
     let read = v1::ReadRequest { what: vec!["tenant".to_owned()] };
     let report = tokio_stream::iter([v1::NodeReport {
         region: name.region.to_string(),
@@ -36,6 +37,7 @@ async fn calls(world: &World, name: &Name) -> Vec<(&'static str, Code)> {
         ("read", code(IntentClient::new(channel()).read(read).await.map(drop))),
         ("status", code(IntentClient::new(channel()).status(v1::StatusRequest {}).await.map(drop))),
         ("subscribe", code(Subscriber::new(world, 0, name, wish).await.map(drop))),
+        ("subscribe to keys", code(Subscriber::new(world, 0, name, keys).await.map(drop))),
         ("report", code(SignalClient::new(channel()).report(report).await.map(drop))),
         ("pictures", code(SignalClient::new(channel()).pictures(nothing).await.map(drop))),
         ("heard", code(SignalClient::new(channel()).heard(nothing).await.map(drop))),
@@ -47,8 +49,8 @@ async fn calls(world: &World, name: &Name) -> Vec<(&'static str, Code)> {
 async fn a_wrong_role_is_refused_by_each_service() {
     let world = World::start().await;
     for (name, allowed) in [
-        (operator(), &["write", "read", "status", "subscribe", "pictures", "renew"][..]),
-        (edge(1), &["subscribe", "pictures", "renew"]),
+        (operator(), &["write", "read", "status", "subscribe", "subscribe to keys", "pictures", "renew"][..]),
+        (edge(1), &["subscribe", "subscribe to keys", "pictures", "renew"]),
         (name(Role::RegionAgent, "us-east", "n1"), &["subscribe", "report", "renew"]),
         // A member of the cluster's control plane that is no voter may not speak as one.
         (name(Role::ControlPlane, "us-east", "cp9"), &["write", "read", "status", "heard", "renew"]),

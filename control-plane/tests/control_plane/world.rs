@@ -5,7 +5,8 @@ use control_plane::{Config, File, MemberEntry, RunError};
 use identity::{Authority, Identity, Live, Name, Role};
 use proto::v1;
 use proto::v1::intent_client::IntentClient;
-use std::net::{SocketAddr, TcpListener};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -258,9 +259,11 @@ fn now() -> OffsetDateTime {
     OffsetDateTime::now_utc()
 }
 
-/// Of ports that are free now. Another process could take one; then the start fails and says so.
+/// Found before any is let go, so that they differ, on a host address that no other test takes.
 fn free_ports(count: usize) -> Vec<SocketAddr> {
-    let bound: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let [a, b, c, ..] = RandomState::new().build_hasher().finish().to_le_bytes();
+    let host = Ipv4Addr::new(127, 128 + a % 64, b, 1 + c % 254);
+    let bound: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind((host, 0)).unwrap()).collect();
     bound.iter().map(|listener| listener.local_addr().unwrap()).collect()
 }
 

@@ -69,6 +69,11 @@ impl Health {
         self.nodes.get(key)
     }
 
+    /// How many nodes of the table are known to serve something.
+    pub fn nodes_serving(&self, now: Monotonic) -> usize {
+        self.nodes.values().filter(|node| node.ingress.is_some() && node.serves(now)).count()
+    }
+
     /// Takes leave to send one request to a node.
     pub fn begin(&mut self, key: &NodeKey, now: Monotonic) -> Result<Permit, Refused> {
         let node = self.nodes.entry(key.clone()).or_default();
@@ -169,6 +174,13 @@ impl NodeHealth {
         }
         // A version that a report does not name may have been in a frame that could not be read.
         self.reported.get(&version).filter(fresh).map_or(Readiness::Unknown, Heard::readiness)
+    }
+
+    /// Whether any version is known to be served here.
+    pub fn serves(&self, now: Monotonic) -> bool {
+        let versions = self.load.keys().chain(self.reported.keys());
+        !self.is_down()
+            && versions.into_iter().any(|version| self.readiness(*version, now) == Readiness::Ready)
     }
 
     fn hear(&mut self, version: ModelVersion, frame: LoadFrame, now: Monotonic) {

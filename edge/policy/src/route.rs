@@ -83,10 +83,9 @@ pub fn route(
     let unseen = NodeHealth::default();
     let mut choices = Vec::new();
     let mut vetoes = Vec::new();
-    for (key, node) in &table.nodes {
+    for key in table.nodes.keys() {
         let seen = health.node(key).unwrap_or(&unseen);
-        let drained = node.drained || table.regions.get(&key.region).is_some_and(|region| region.drained);
-        match veto(key, drained, seen, ask, now) {
+        match veto(key, table.is_drained(key), seen, ask, now) {
             Some(veto) => vetoes.push((key.clone(), veto)),
             None => choices.push(Choice {
                 node: key.clone(),

@@ -36,6 +36,8 @@ pub struct Node {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Model {
     pub version: ModelVersion,
+    /// What it stood for before, as far as this process knows.
+    pub former: Option<ModelVersion>,
     /// When operators first named it.
     pub created: UnixMs,
 }
@@ -54,6 +56,12 @@ pub enum BadTable {
 }
 
 impl RoutingTable {
+    /// Whether new work goes to other nodes than this one.
+    pub fn is_drained(&self, key: &NodeKey) -> bool {
+        self.nodes.get(key).is_some_and(|node| node.drained)
+            || self.regions.get(&key.region).is_some_and(|region| region.drained)
+    }
+
     /// Everything that is wrong with the table for an edge that stands in `here`.
     pub fn problems(&self, here: &RegionName) -> Vec<BadTable> {
         let mut problems = Vec::new();

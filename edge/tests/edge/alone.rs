@@ -3,6 +3,7 @@
 use crate::intent::{MODEL_CREATED, ROUTING, TENANTS, key_of};
 use crate::member::Change;
 use crate::world::{Scene, World};
+use tokio_util::sync::CancellationToken;
 use types::UnixMs;
 use types::intent::{Key, Resource};
 
@@ -36,6 +37,23 @@ async fn the_two_pictures_are_independent() {
     assert!(ready.body.contains("region us-east, where this edge stands"), "{}", ready.body);
     let got = world.ask("").await;
     assert!(got.status == 503 && got.body.contains("no routing table yet"), "{}", got.body);
+}
+
+/// As when it is started again while the one before still drains.
+#[tokio::test]
+async fn a_start_that_finds_its_port_taken_is_held_against_no_picture() {
+    let scene = Scene::set().await;
+    scene.store(&scene.resources());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let file = edge::File { admin: taken.local_addr().unwrap(), ..scene.file(None) };
+    let prepared = edge::prepare(edge::Config::try_from(file).unwrap()).unwrap_or_else(|_| panic!());
+    let ended = edge::run(prepared, CancellationToken::new()).await;
+    assert!(matches!(ended, Err(edge::StartError::Listen { .. })), "{ended:?}");
+    for interest in ["routing", "tenants"] {
+        let kept = std::fs::read_dir(scene.dir.path().join("data").join(interest)).unwrap();
+        let kept: Vec<_> = kept.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(kept.len(), 1, "{kept:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -86,15 +86,15 @@ impl Scene {
         Member::start(&identity, authority, EDGE.parse().unwrap(), resources).await
     }
 
-    /// Without a member: an edge whose control plane is dead.
-    pub async fn start(self, member: Option<&Member>) -> World {
+    /// What the edge is told. Without a member: one whose control plane is dead.
+    pub fn file(&self, member: Option<&Member>) -> File {
         let nobody = free_addresses()[0];
         let member = MemberAddress {
             address: member.map_or(nobody, |member| member.address),
             server_name: "cp1.control-plane.us-east.rhumb.internal".to_owned(),
         };
         let [listen, admin] = free_addresses();
-        let file = File {
+        File {
             region: "us-east".parse().unwrap(),
             name: "e1".parse().unwrap(),
             listen: Some(listen),
@@ -104,7 +104,12 @@ impl Scene {
             control_plane: vec![member],
             data: self.dir.path().join("data"),
             drain_seconds: 1,
-        };
+        }
+    }
+
+    pub async fn start(self, member: Option<&Member>) -> World {
+        let file = self.file(member);
+        let (listen, admin) = (file.listen.unwrap(), file.admin);
         let shutdown = CancellationToken::new();
         let prepared = edge::prepare(Config::try_from(file).unwrap());
         let prepared = prepared.unwrap_or_else(|problems| panic!("{problems:?}"));

@@ -43,8 +43,10 @@ impl Renewal {
     }
 
     /// Looks at the certificate (PEM) as every peer will, so that a bad one never replaces a good one.
+    ///
+    /// May be asked again about the answer of another who signs.
     pub fn finish(
-        self,
+        &self,
         current: &Identity,
         certificate: &str,
         now: OffsetDateTime,

@@ -26,6 +26,7 @@ impl Add<Duration> for Monotonic {
     }
 }
 
-/// Wall time, milliseconds since 1970. For records and people, never for deciding.
+/// Wall time, milliseconds since 1970. For records, for people, and for ends that operators set by the calendar;
+/// how long something takes is measured by [`Monotonic`] alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct UnixMs(pub u64);

@@ -76,7 +76,7 @@ impl Intent for Part {
 #[tonic::async_trait]
 impl Identity for Part {
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewReply>, Status> {
-        let now = OffsetDateTime::now_utc();
+        let now = OffsetDateTime::now_utc() + self.ahead;
         let certificate =
             self.authority.sign_request(&self.client, &request.get_ref().request, self.life, now).unwrap();
         Ok(Response::new(v1::RenewReply { certificate, authority: self.authority.certificate().to_owned() }))

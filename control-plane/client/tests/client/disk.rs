@@ -110,3 +110,38 @@ async fn what_served_for_long_is_the_last_resort() {
     watched.sees(1, &["a"]).await;
     watched.stop().await;
 }
+
+#[tokio::test]
+async fn what_a_disk_did_not_take_is_written_once_it_does() {
+    let world = World::new(CERTIFICATE_LIFE);
+    let mut member = world.member(1).await;
+    let patience = Patience { write: Duration::from_millis(1), ..Patience::default() };
+    let watched = Watched::start_with(&world, &[&member], patience);
+    let (kept, away) = (world.interest().keep, world.dir.path().join("away"));
+    std::fs::rename(&kept, &away).unwrap();
+    std::fs::write(&kept, "no directory").unwrap();
+    let mut subscription = member.subscription().await;
+    subscription.send(whole(1, &["a"])).await;
+    subscription.acked(1).await;
+    // Long enough for a first try; a test that came too early would pass for nothing.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    std::fs::remove_file(&kept).unwrap();
+    std::fs::rename(&away, &kept).unwrap();
+    let written = async {
+        while files(&world, "good-").is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), written).await.expect("tried again though nothing changed");
+    watched.stop().await;
+}
+
+#[tokio::test]
+async fn a_picture_that_makes_its_consumer_panic_is_skipped() {
+    let world = World::new(CERTIFICATE_LIFE);
+    keep(&world, 1, "a");
+    keep(&world, 2, "panic");
+    let mut watched = Watched::start(&world, &[]);
+    watched.sees(1, &["a"]).await;
+    watched.stop().await;
+}

@@ -67,16 +67,53 @@ async fn what_a_consumer_refuses_is_undone_and_a_newer_whole_is_tried() {
     // Until there is something newer, nothing is asked for.
     subscription.send(bookmark(11, 11)).await;
     subscription.send(put(11, 12, "b")).await;
-    while !subscription.updates.is_closed() {
-        let _ = subscription.updates.send(Ok(bookmark(12, 12))).await;
-        tokio::task::yield_now().await;
-    }
+    // That one is tried as soon as its time has come, whether or not anything else is said.
+    subscription.left().await;
     let mut subscription = member.subscription().await;
     assert_eq!(subscription.resumes_at(), None);
     subscription.send(whole(12, &["a", "b"])).await;
     subscription.acked(12).await;
     watched.sees(10, &["a"]).await;
     watched.sees(12, &["a", "b"]).await;
+    watched.stop().await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_panics_has_refused_and_follows_on() {
+    let world = World::new(CERTIFICATE_LIFE);
+    let mut member = world.member(1).await;
+    let mut watched = Watched::start(&world, &[&member]);
+    let mut subscription = member.subscription().await;
+    subscription.send(whole(10, &["a"])).await;
+    subscription.acked(10).await;
+    subscription.send(put(10, 11, "panic")).await;
+    assert!(subscription.nacked(11).await.contains("panicked"));
+    assert_eq!(watched.standing.borrow().position, Some(crate::member::position(10)));
+    drop(subscription);
+    let mut subscription = member.subscription().await;
+    assert_eq!(subscription.resumes_at(), Some(10));
+    subscription.send(put(10, 12, "b")).await;
+    subscription.acked(12).await;
+    watched.sees(10, &["a"]).await;
+    watched.sees(12, &["a", "b"]).await;
+    watched.stop().await;
+}
+
+/// It served for longer than what counts as a service, and then fell silent without closing anything.
+#[tokio::test]
+async fn the_nearest_is_not_asked_again_at_once_when_it_fell_silent() {
+    let world = World::new(CERTIFICATE_LIFE);
+    let (mut near, mut far) = (world.member(1).await, world.member(2).await);
+    let patience = Patience { silence: Duration::from_millis(5_100), ..Patience::default() };
+    let watched = Watched::start_with(&world, &[&near, &far], patience);
+    let mut subscription = near.subscription().await;
+    subscription.send(whole(10, &["a"])).await;
+    subscription.acked(10).await;
+    let next = tokio::select! {
+        subscription = near.subscription() => Err(subscription),
+        subscription = far.subscription() => Ok(subscription),
+    };
+    assert_eq!(next.ok().expect("another member is asked").resumes_at(), Some(10));
     watched.stop().await;
 }
 

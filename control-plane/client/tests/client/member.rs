@@ -56,6 +56,8 @@ pub struct Part {
     pub authority: Arc<Authority>,
     pub client: Name,
     pub life: time::Duration,
+    /// How far its clock is ahead when it signs.
+    pub ahead: time::Duration,
 }
 
 #[derive(Clone)]
@@ -107,6 +109,21 @@ impl World {
         intent: super::ask::Answers,
         life: time::Duration,
     ) -> Member {
+        self.member_that(number, intent, life, time::Duration::ZERO).await
+    }
+
+    /// One that signs by a clock of its own.
+    pub async fn member_ahead(&self, number: u32, ahead: time::Duration) -> Member {
+        self.member_that(number, super::ask::Answers::default(), CERTIFICATE_LIFE, ahead).await
+    }
+
+    async fn member_that(
+        &self,
+        number: u32,
+        intent: super::ask::Answers,
+        life: time::Duration,
+        ahead: time::Duration,
+    ) -> Member {
         let name: Name = format!("spiffe://c1/us-east/control-plane/m{number}").parse().unwrap();
         let dir = self.dir.path().join(format!("m{number}"));
         self.authority.issue(&name, &dir, CERTIFICATE_LIFE, OffsetDateTime::now_utc()).unwrap();
@@ -116,7 +133,7 @@ impl World {
             MemberAddress { address: listener.local_addr().unwrap(), server_name: name.host_name() };
         let (send, subscriptions) = mpsc::unbounded_channel();
         let client = self.live.current().name().clone();
-        let part = Part { intent, authority: self.authority.clone(), client, life };
+        let part = Part { intent, authority: self.authority.clone(), client, life, ahead };
         let routes = Routes::new(WatchServer::new(Script(send)))
             .add_service(IdentityServer::new(part.clone()))
             .add_service(IntentServer::new(part.clone()))
@@ -201,7 +218,8 @@ impl Subscription {
     }
 }
 
-/// A consumer that writes down what it is given; it refuses pictures with a model named `poison`.
+/// A consumer that writes down what it is given; it refuses pictures with a model named `poison`, and panics at one
+/// named `panic`.
 pub struct Watched {
     pub seen: mpsc::UnboundedReceiver<(u64, Vec<String>)>,
     pub standing: watch::Receiver<Standing>,
@@ -222,6 +240,7 @@ impl Watched {
             if names.iter().any(|name| name == "model/poison") {
                 return Err("poison".to_owned());
             }
+            assert!(!names.iter().any(|name| name == "model/panic"), "as a consumer with a defect does");
             let _ = send.send((picture.position().revision.0, names));
             Ok(())
         });

@@ -171,3 +171,30 @@ fn a_large_loss_must_be_expected() {
     world.write(lose(0).into_iter().chain([delete(Expect::Anything, "tenant/t8")]).collect()).unwrap();
     assert!(world.state.get(&id("tenant/t8")).is_none());
 }
+
+#[test]
+fn harmless_deletions_add_up_to_a_large_loss_for_whoever_was_away() {
+    let mut world = World::new();
+    world.put((0..9).map(|number| tenant(&format!("t{number}"))).collect()).unwrap();
+    let mut shrunk_at = Vec::new();
+    for number in 0..9 {
+        let before = world.state.head().shrink_revision;
+        let revision = world.delete(&format!("tenant/t{number}")).unwrap();
+        let after = world.state.head().shrink_revision;
+        assert!(after == before || after == revision);
+        if after == revision {
+            shrunk_at.push(number);
+        }
+    }
+    // Of ten the fourth is too much; of the six that are left, four more.
+    assert_eq!(shrunk_at, [3, 7]);
+    // A kind that was small when its first was lost, and large later.
+    world.put(vec![tenant("first")]).unwrap();
+    world.delete("tenant/first").unwrap();
+    world.put((0..100).map(|number| tenant(&format!("u{number}"))).collect()).unwrap();
+    let before = world.state.position().revision;
+    for number in 0..31 {
+        world.delete(&format!("tenant/u{number}")).unwrap();
+    }
+    assert!(world.state.head().shrink_revision > before);
+}
