@@ -51,7 +51,14 @@ impl Apply {
         let kinds: Vec<&str> = wanted.kinds.iter().map(|kind: &Kind| kind.as_str()).collect();
         let differences = match kinds[..] {
             [] => Vec::new(),
-            _ => difference::between(&cluster.read(&kinds)?, &wanted, self.prune),
+            _ => {
+                let known = cluster.read(&kinds)?;
+                let differences = difference::between(&known, &wanted, self.prune);
+                if let Some(since) = wanted.revision {
+                    not_overtaken(difference::overtaken(&known, &differences, since))?;
+                }
+                differences
+            }
         };
         if differences.is_empty() {
             let file = shown(&self.file);
@@ -88,6 +95,17 @@ impl Apply {
         }
         Ok(())
     }
+}
+
+fn not_overtaken(problems: Vec<String>) -> anyhow::Result<()> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let next = vec![
+        "`rhumb get` again and edit that; nothing was changed".to_owned(),
+        "or take `revision` out of the file, to have it your way whatever others did".to_owned(),
+    ];
+    Err(Problems { problems, next }.into())
 }
 
 fn question(differences: &[Difference]) -> String {

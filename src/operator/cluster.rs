@@ -48,7 +48,12 @@ impl Cluster {
 
     /// `what`: kinds, or single resources as `<kind>/<name>`; all of one state.
     pub fn read(&self, what: &[&str]) -> anyhow::Result<Known> {
-        self.run(read(&self.operator, what))
+        Ok(self.read_at(what)?.1)
+    }
+
+    /// The same, and the revision of that state.
+    pub fn read_at(&self, what: &[&str]) -> anyhow::Result<(Revision, Known)> {
+        self.run(read_at(&self.operator, what))
     }
 
     /// All changes or none; the revision afterwards.
@@ -62,9 +67,14 @@ impl Cluster {
 }
 
 pub async fn read(operator: &Operator, what: &[&str]) -> anyhow::Result<Known> {
+    Ok(read_at(operator, what).await?.1)
+}
+
+async fn read_at(operator: &Operator, what: &[&str]) -> anyhow::Result<(Revision, Known)> {
     let read = tokio::time::timeout(ANSWER_MAX, operator.read(what)).await;
-    let (_, resources) = read.map_err(|_| silent())?.map_err(explained)?;
-    Ok(resources.into_iter().map(|stored| (stored.resource.id(), stored)).collect())
+    let (position, resources) = read.map_err(|_| silent())?.map_err(explained)?;
+    let known = resources.into_iter().map(|stored| (stored.resource.id(), stored)).collect();
+    Ok((position.revision, known))
 }
 
 pub async fn write(

@@ -49,6 +49,17 @@ pub fn between(known: &Known, wanted: &Document, prune: bool) -> Vec<Difference>
     differences
 }
 
+/// What these would change although somebody else has changed it since a revision, one line each.
+pub fn overtaken(known: &Known, differences: &[Difference], since: Revision) -> Vec<String> {
+    let newer = |difference: &Difference| {
+        let changed = known.get(&difference.id)?.revision;
+        let id = &difference.id;
+        (changed > since)
+            .then(|| format!("{id}: was changed at revision {changed}, and the file is of {since}"))
+    };
+    differences.iter().filter_map(newer).collect()
+}
+
 /// What putting one resource would change; none if it is so already.
 pub fn of_one(known: &Known, wanted: &Resource) -> Option<Difference> {
     let id = wanted.id();

@@ -1,5 +1,6 @@
 //! Intent as a file: TOML with one array of tables for each kind, whose fields are those of the resources.
 
+use serde::Deserialize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,12 +8,15 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 use types::intent::{
-    Deployment, Drain, Key, Kind, Model, Node, Policy, Region, Resource, ResourceId, Tenant, Version, Zone,
+    Deployment, Drain, Key, Kind, Model, Node, Policy, Region, Resource, ResourceId, Revision, Tenant,
+    Version, Zone,
 };
 
 /// What a file says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Document {
+    /// Of the state that it was made from. What has changed since was somebody else's doing.
+    pub revision: Option<Revision>,
     /// The kinds that it speaks of, also without a single resource: `tenant = []`.
     pub kinds: BTreeSet<Kind>,
     pub resources: BTreeMap<ResourceId, Resource>,
@@ -29,6 +33,16 @@ impl Document {
         let mut document = Self::default();
         let mut problems = Vec::new();
         for (name, value) in table.into_inner() {
+            if name.get_ref() == "revision" {
+                let (span, number) = (value.span(), u64::deserialize(ValueDeserializer::from(value)));
+                match number {
+                    Ok(number) => document.revision = Some(Revision(number)),
+                    Err(error) => {
+                        problems.push((span.start, at(text, Some(span), None, &plain(error.message()))));
+                    }
+                }
+                continue;
+            }
             let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.as_str() == name.get_ref()) else {
                 let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
                 let words =
@@ -72,8 +86,11 @@ impl Document {
 }
 
 /// The same as text, to be edited and applied again.
-pub fn write<'a>(resources: impl IntoIterator<Item = &'a Resource>) -> Result<String, toml::ser::Error> {
-    let mut text = String::new();
+pub fn write<'a>(
+    revision: Revision,
+    resources: impl IntoIterator<Item = &'a Resource>,
+) -> Result<String, toml::ser::Error> {
+    let mut text = format!("{ABOUT_REVISION}revision = {revision}\n");
     for resource in resources {
         let one = match resource {
             Resource::Region(region) => entry("region", region),
@@ -87,13 +104,15 @@ pub fn write<'a>(resources: impl IntoIterator<Item = &'a Resource>) -> Result<St
             Resource::Deployment(deployment) => entry("deployment", deployment),
             Resource::Drain(drain) => entry("drain", drain),
         }?;
-        if !text.is_empty() {
-            text.push('\n');
-        }
+        text.push('\n');
         text += &one;
     }
     Ok(text)
 }
+
+const ABOUT_REVISION: &str = "\
+# `rhumb apply` changes nothing here that somebody else has changed since this revision; without it, it does.
+";
 
 fn entry(kind: &str, resource: &impl Serialize) -> Result<String, toml::ser::Error> {
     toml::to_string(&BTreeMap::from([(kind, [resource])]))
@@ -220,8 +239,11 @@ until_unix_ms = 1800000000000
         let document = Document::parse(WHOLE).unwrap();
         assert_eq!(document.kinds.len(), Kind::ALL.len());
         assert_eq!(document.resources.len(), 11);
-        let text = write(document.resources.values()).unwrap();
+        let text = write(Revision(7), document.resources.values()).unwrap();
+        let document = Document { revision: Some(Revision(7)), ..document };
         assert_eq!(Document::parse(&text).unwrap(), document, "{text}");
+        let problems = Document::parse("revision = \"seven\"\n").unwrap_err();
+        assert!(problems[0].starts_with("line 1: revision: "), "{problems:?}");
     }
 
     #[test]

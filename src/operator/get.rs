@@ -36,13 +36,13 @@ impl Get {
     pub fn run(self) -> anyhow::Result<()> {
         let what = self.checked()?;
         let what: Vec<&str> = what.iter().map(String::as_str).collect();
-        let known = Cluster::open(&self.at)?.read(&what)?;
+        let (revision, known) = Cluster::open(&self.at)?.read_at(&what)?;
         missing(&what, &known)?;
         if self.output.json {
             let rows: Vec<Row> = known.values().map(Row::new).collect();
             stdout::print_json(&rows)?;
         } else {
-            stdout::print(&document::write(known.values().map(|stored| &stored.resource))?)?;
+            stdout::print(&document::write(revision, known.values().map(|stored| &stored.resource))?)?;
         }
         Ok(())
     }

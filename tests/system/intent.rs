@@ -193,8 +193,15 @@ fn what_is_got_can_be_applied(world: &World) {
     let applied = done(world, &["apply", "-f", file, "--yes"]);
     let diff = String::from_utf8_lossy(&applied.stdout).into_owned() + &stderr(&applied);
     assert!(diff.contains("+ tenant/beta"), "{diff}");
-    let beta = world.json(&["tenant", "show", "beta", "--json"]);
-    assert_eq!(beta["requests_per_minute"], 7, "{beta}");
+    let limit = || world.json(&["tenant", "show", "beta", "--json"])["requests_per_minute"].clone();
+    assert_eq!(limit(), 7);
+    // Somebody else changes what the file has, which is of an older revision.
+    let other = world.data().join("other.toml");
+    std::fs::write(&other, "[[tenant]]\nname = \"beta\"\nrequests_per_minute = 9\n").unwrap();
+    done(world, &["apply", "-f", other.to_str().unwrap(), "--yes"]);
+    let overtaken = refused(world, &["apply", "-f", file, "--yes"]);
+    assert!(overtaken.contains("tenant/beta: was changed at revision"), "{overtaken}");
+    assert_eq!(limit(), 9);
 }
 
 fn a_voter_runs_once(world: &World) {
