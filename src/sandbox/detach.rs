@@ -54,7 +54,7 @@ async fn start(data: &Path) -> anyhow::Result<Report> {
         Some(report) => Ok(report),
         None => {
             let status = child.wait().await.context("cannot wait for the detached `up`")?;
-            let lines = logs::last_lines(&log_path, LINES_SHOWN).join("\n    ");
+            let lines = logs::last_lines(&log_path, logs::LINES_SHOWN).join("\n    ");
             anyhow::bail!(
                 "the detached `up` ended before it was ready: {status}\n  the last lines of {}:\n    {lines}",
                 log_path.display()
@@ -103,5 +103,3 @@ async fn stop(child: &mut Child) {
         let _ = child.wait().await;
     }
 }
-
-const LINES_SHOWN: usize = 12;

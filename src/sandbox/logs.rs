@@ -40,8 +40,20 @@ pub fn show(paths: &Paths, writer: Writer, region: &RegionName, follow: bool) ->
     }
 }
 
+/// A problem with a part, and what the part itself said last.
+pub fn explain(paths: &Paths, member: &Member, problem: &str) -> String {
+    let mut told = problem.to_owned();
+    for log in blamed(paths, member) {
+        told += &format!("\n  the last lines of {}:", log.display());
+        for line in last_lines(&log, LINES_SHOWN) {
+            told += &format!("\n    {line}");
+        }
+    }
+    told
+}
+
 /// Where a part says why it does not come up; an agent's reasons are mostly its engines'.
-pub fn blamed(paths: &Paths, member: &Member) -> Vec<PathBuf> {
+fn blamed(paths: &Paths, member: &Member) -> Vec<PathBuf> {
     let engines = match member.role {
         Role::RegionAgent => files(paths, Writer::Engines, &member.region).unwrap_or_default(),
         Role::ControlPlane | Role::Edge => Vec::new(),
@@ -65,6 +77,9 @@ pub fn last_lines(path: &Path, count: usize) -> Vec<String> {
     let lines: Vec<&str> = end.lines().collect();
     lines[lines.len().saturating_sub(count)..].iter().map(ToString::to_string).collect()
 }
+
+/// Enough for an error with its causes.
+pub const LINES_SHOWN: usize = 12;
 
 /// A start begins with empty logs; those of the start before are kept beside them.
 pub fn put_aside(paths: &Paths, layout: &Layout) -> io::Result<()> {

@@ -5,10 +5,13 @@ use crate::sandbox::layout::{Layout, Member, Paths, Role};
 use crate::sandbox::progress::{Progress, Step};
 use crate::sandbox::ready::Trial;
 use crate::sandbox::seed::{Answers, Goal};
-use crate::sandbox::{kept_layout, ready, write};
+use crate::sandbox::{kept_layout, logs, ready, write};
 use crate::say::say;
 use anyhow::{Context, bail};
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use std::collections::BTreeMap;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 pub fn run(paths: &Paths, member: &Member) -> anyhow::Result<()> {
@@ -39,13 +42,26 @@ pub fn run(paths: &Paths, member: &Member) -> anyhow::Result<()> {
                 progress.step(&step);
             }
         };
-        let (ready, ()) = tokio::join!(ready, show);
-        ready
+        tokio::select! {
+            (ready, ()) = async { tokio::join!(ready, show) } => Ok(ready?),
+            () = end(pid) => {
+                let problem = format!("{member} (process {pid}) ended while it started");
+                bail!(logs::explain(paths, member, &problem))
+            }
+        }
     })?;
     if member.role == Role::ControlPlane && !has_quorum {
         say!("{member} waits for a majority of the voters; start another one");
     }
     Ok(())
+}
+
+/// Returns when there is no such process any more. It is a child of the sandbox, which takes note of its end.
+async fn end(pid: u32) {
+    let pid = i32::try_from(pid).map(Pid::from_raw);
+    while pid.is_ok_and(|pid| kill(pid, None).is_ok()) {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 /// Whether enough voters run for one of them to lead: the first of several that are started cannot.
@@ -58,3 +74,4 @@ fn has_quorum(paths: &Paths, layout: &Layout) -> anyhow::Result<bool> {
 }
 
 const STEPS_MAX: usize = 16;
+const LOOK_EVERY: Duration = Duration::from_millis(100);

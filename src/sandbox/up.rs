@@ -291,13 +291,7 @@ impl Sandbox {
 
     /// Everything that helps to find out why a part does not come up.
     fn blame(&self, member: &Member, problem: &str, rhumb: &Invocation) -> anyhow::Error {
-        let mut told = problem.to_owned();
-        for log in logs::blamed(&self.paths, member) {
-            told += &format!("\n  the last lines of {}:", log.display());
-            for line in logs::last_lines(&log, LINES_SHOWN) {
-                told += &format!("\n    {line}");
-            }
-        }
+        let told = logs::explain(&self.paths, member, problem);
         let (role, region) = (member.role, &member.region);
         let next = rhumb.command(&format!("logs {role} {region}"));
         anyhow::anyhow!("{told}\n  next: read all of it with `{next}`")
@@ -379,8 +373,6 @@ pub const REGIONS_DEFAULT: &str = "us-east,eu-west,ap-south";
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const QUESTIONS_MAX: usize = 32;
 const STEPS_MAX: usize = 64;
-/// Enough for an error with its causes.
-const LINES_SHOWN: usize = 12;
 
 #[cfg(test)]
 mod tests {

@@ -227,6 +227,8 @@ fn a_damaged_log_stops_its_voter(world: &World) {
     let name = log.file_name().unwrap().to_str().unwrap();
     assert!(said.contains(name) && said.contains("damaged at byte"), "{said}");
     assert_eq!(ask(world, 0, world.key()).status, 200, "requests do not notice");
+    let said = refused(world, &["sandbox", "start", "control-plane", "us-east"]);
+    assert!(said.contains("ended while it started") && said.contains("damaged at byte"), "{said}");
 }
 
 fn largest_file(folder: &std::path::Path) -> std::path::PathBuf {
