@@ -1,14 +1,13 @@
 //! The only door to a member: HTTP/2 under mutual TLS, for processes of this cluster.
 
 use crate::authorise::authorise;
-use crate::lobby::Lobby;
 use crate::metrics::{ConnectionRefused, Metrics};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use identity::{Live, Name, PeerError};
+use identity::{Live, Lobby, Name, PeerError};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;

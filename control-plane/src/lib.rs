@@ -1,7 +1,6 @@
 //! One member of the control plane: keeps what operators want with the other members, and publishes it.
 //!
-//! In reading order, the way in: [`config`] what is written and what can be run · [`door`] who may come in ·
-//! [`lobby`] where they wait for that · [`authorise`] who may call what. What can be called: [`api`] reads and writes
+//! In reading order, the way in: [`config`] what is written and what can be run · [`door`] who may come in · · [`authorise`] who may call what. What can be called: [`api`] reads and writes
 //! of intent · [`watch`] intent for those who live from it, as [`interest`] filters, [`publish`] merges and [`parts`]
 //! cuts it · [`signal`] what is measured now · [`renew`] certificates. Beside it: [`lead`] what the leader does by
 //! itself · [`admin`] and [`metrics`] what operators see. The log under it is the package `raft`.
@@ -15,7 +14,6 @@ pub mod config;
 mod door;
 mod interest;
 mod lead;
-mod lobby;
 mod metrics;
 mod parts;
 mod publish;

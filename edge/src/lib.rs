@@ -203,18 +203,17 @@ impl Edge {
 
     /// Decides by another table from now on. Requests on their way go on where they are.
     fn follow(&self, table: RoutingTable) {
-        let before = self.routing_table.load();
-        let table = Arc::new(match before.as_deref() {
+        // Held to the end: freeing a large table takes longer than a request should wait for the lock.
+        let before = self.routing_table.load_full();
+        let table = Arc::new(match &before {
             Some(before) => table.succeeding(before),
             None => table,
         });
-        let before = {
+        {
             let mut health = self.health();
             health.follow(&table);
-            self.routing_table.swap(Some(table.clone()))
-        };
-        // Not under the lock, because freeing a large table takes longer than a request should wait.
-        drop(before);
+            self.routing_table.store(Some(table.clone()));
+        }
         self.upstreams.follow(&table);
         self.table_changed.notify_one();
     }

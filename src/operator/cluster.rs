@@ -2,10 +2,8 @@
 
 use crate::failure::Problems;
 use crate::operator::context::{self, At};
-use anyhow::Context;
 use client::operator::OperatorError;
 use client::{Dialer, MemberAddress, Operator};
-use identity::{Identity, Live};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -38,10 +36,8 @@ impl Cluster {
     }
 
     pub fn of_context(path: &Path) -> anyhow::Result<Self> {
-        let context::File { identity, control_plane: members } = context::read(path)?;
+        let (dialer, members) = context::dial(path)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let identity = Identity::load(&identity).context("an operator needs an identity of the cluster")?;
-        let dialer = Dialer::new(Live::new(identity));
         let operator = Operator::new(dialer.clone(), members.clone());
         Ok(Self { runtime, operator, dialer, members })
     }

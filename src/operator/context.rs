@@ -4,7 +4,8 @@ use crate::cli::DATA_DEFAULT;
 use crate::sandbox;
 use anyhow::{Context, bail};
 use clap::Args;
-use client::MemberAddress;
+use client::{Dialer, MemberAddress};
+use identity::{Identity, Live};
 use serde::{Deserialize, Serialize};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -48,7 +49,7 @@ impl At {
 }
 
 /// Reads a context file; the identity's path comes back as it can be used.
-pub fn read(path: &Path) -> anyhow::Result<File> {
+fn read(path: &Path) -> anyhow::Result<File> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => bail!(
@@ -64,6 +65,13 @@ pub fn read(path: &Path) -> anyhow::Result<File> {
     }
     let dir = path.parent().unwrap_or(Path::new("."));
     Ok(File { identity: dir.join(file.identity), ..file })
+}
+
+/// Connections to the members that a context file names, as whoever it says.
+pub fn dial(path: &Path) -> anyhow::Result<(Dialer, Vec<MemberAddress>)> {
+    let File { identity, control_plane } = read(path)?;
+    let identity = Identity::load(&identity).context("an operator needs an identity of the cluster")?;
+    Ok((Dialer::new(Live::new(identity)), control_plane))
 }
 
 const VARIABLE: &str = "RHUMB_CONTEXT";

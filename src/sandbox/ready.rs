@@ -10,9 +10,8 @@ use crate::sandbox::progress::{Step, StepState};
 use crate::sandbox::replicas;
 use crate::sandbox::seed::{Answers, Current, Goal, Seed};
 use bytes::Bytes;
-use client::{Dialer, Operator};
+use client::Operator;
 use http::StatusCode;
-use identity::{Identity, Live};
 use serde::Deserialize;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -93,9 +92,8 @@ pub async fn everything(begun: Begun, steps: mpsc::Sender<Step>) -> Result<(), N
 
 /// Makes the intent what it must be for this start; returns all of it.
 async fn write_intent(paths: &Paths, seed: &Seed) -> anyhow::Result<Current> {
-    let context::File { identity, control_plane } = context::read(&paths.context())?;
-    let dialer = Dialer::new(Live::new(Identity::load(&identity)?));
-    let operator = Operator::new(dialer, control_plane);
+    let (dialer, members) = context::dial(&paths.context())?;
+    let operator = Operator::new(dialer, members);
     let kinds = Kind::ALL.map(Kind::as_str);
     let known = cluster::read(&operator, &kinds).await?;
     let batches = seed.plan(&known);

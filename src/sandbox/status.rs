@@ -8,8 +8,7 @@ use crate::sandbox::{kept_layout, ready, write};
 use crate::say::say;
 use crate::stdout;
 use crate::table::table;
-use client::{Dialer, Operator};
-use identity::{Identity, Live};
+use client::Operator;
 use proto::v1::StatusReply;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -125,8 +124,8 @@ async fn measure(layout: &Layout, paths: &Paths, key: &ApiKey) -> Status {
 
 /// Asks every member, and whoever leads what is drained.
 async fn control_plane(paths: &Paths, voters: usize) -> anyhow::Result<ControlPlane> {
-    let context::File { identity, control_plane } = context::read(&paths.context())?;
-    let operator = Operator::new(Dialer::new(Live::new(Identity::load(&identity)?)), control_plane);
+    let (dialer, members) = context::dial(&paths.context())?;
+    let operator = Operator::new(dialer, members);
     let replies = tokio::time::timeout(MEMBERS_MAX, operator.status()).await.unwrap_or_default();
     let replies: Vec<StatusReply> = replies.into_iter().flatten().collect();
     let mut found = ControlPlane::of(&replies, voters);

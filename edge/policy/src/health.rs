@@ -71,7 +71,11 @@ impl Health {
 
     /// How many nodes of the table are known to serve something.
     pub fn nodes_serving(&self, now: Monotonic) -> usize {
-        self.nodes.values().filter(|node| node.ingress.is_some() && node.serves(now)).count()
+        let serves = |node: &&NodeHealth| {
+            let mut versions = node.load.keys().chain(node.reported.keys());
+            node.ingress.is_some() && versions.any(|version| node.serves(*version, now))
+        };
+        self.nodes.values().filter(serves).count()
     }
 
     /// Takes leave to send one request to a node.
@@ -176,11 +180,9 @@ impl NodeHealth {
         self.reported.get(&version).filter(fresh).map_or(Readiness::Unknown, Heard::readiness)
     }
 
-    /// Whether any version is known to be served here.
-    pub fn serves(&self, now: Monotonic) -> bool {
-        let versions = self.load.keys().chain(self.reported.keys());
-        !self.is_down()
-            && versions.into_iter().any(|version| self.readiness(*version, now) == Readiness::Ready)
+    /// Whether a version is known to be served here.
+    pub fn serves(&self, version: ModelVersion, now: Monotonic) -> bool {
+        !self.is_down() && self.readiness(version, now) == Readiness::Ready
     }
 
     fn hear(&mut self, version: ModelVersion, frame: LoadFrame, now: Monotonic) {

@@ -4,9 +4,9 @@
 //! keep the former version until then; so do requests. There are no stages in this: it bridges a change, and how
 //! traffic should move is for rollouts to say.
 
-use crate::health::{Health, Readiness};
+use crate::health::Health;
 use crate::table::{Model, RoutingTable};
-use types::{ModelVersion, Monotonic, RegionName};
+use types::{ModelVersion, Monotonic, NodeKey, RegionName};
 
 /// The new version once no more nodes serve the former one than serve it, among those that the tenant may use.
 pub fn version(
@@ -18,15 +18,11 @@ pub fn version(
 ) -> ModelVersion {
     let Some(former) = model.former else { return model.version };
     let serving = |version| {
-        let serves = |key| {
-            health
-                .node(key)
-                .is_some_and(|node| !node.is_down() && node.readiness(version, now) == Readiness::Ready)
-        };
-        let may_be_asked = |key: &&types::NodeKey| {
+        let serves = |key: &&NodeKey| health.node(key).is_some_and(|node| node.serves(version, now));
+        let may_be_asked = |key: &&NodeKey| {
             regions.is_none_or(|regions| regions.contains(&key.region)) && !table.is_drained(key)
         };
-        table.nodes.keys().filter(may_be_asked).filter(|key| serves(key)).count()
+        table.nodes.keys().filter(may_be_asked).filter(serves).count()
     };
     if serving(former) > serving(model.version) { former } else { model.version }
 }
@@ -51,7 +47,7 @@ mod tests {
     use super::*;
     use crate::table::{Node, Region};
     use std::collections::BTreeMap;
-    use types::{LoadFrame, LoadState, NodeKey, Place, UnixMs};
+    use types::{LoadFrame, LoadState, Place, UnixMs};
 
     fn digest(byte: u8) -> ModelVersion {
         ModelVersion::from_digest([byte; 32])

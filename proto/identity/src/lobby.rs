@@ -1,52 +1,68 @@
-//! Where connections are between their first byte and the end of their handshake.
+//! Where connections are before they have proved whose they are.
 //!
 //! Nobody is known yet, so the bounds are by host: one that opens connections and stays silent fills its own share
-//! and leaves the other hosts theirs. Who has proved to be of this cluster leaves the lobby and is counted elsewhere.
+//! and leaves the other hosts theirs. Who has proved to be of the cluster leaves the lobby and is counted elsewhere.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// Counts connections by host, and keeps an `H` for each host that is present.
 #[derive(Default)]
-pub(crate) struct Lobby {
-    present: Mutex<HashMap<IpAddr, usize>>,
+pub struct Lobby<H = ()> {
+    hosts: Mutex<HashMap<IpAddr, Host<H>>>,
+}
+
+struct Host<H> {
+    present: usize,
+    shared: Arc<H>,
 }
 
 /// One connection's place in the lobby. Dropping it is leaving.
 #[must_use = "a connection without it is not counted"]
-pub(crate) struct Guest<'a> {
-    lobby: &'a Lobby,
+pub struct Guest<'a, H = ()> {
+    lobby: &'a Lobby<H>,
     host: IpAddr,
+    shared: Arc<H>,
 }
 
-impl Lobby {
+impl<H: Default> Lobby<H> {
     /// None where the lobby is full, or this host's share of it.
-    pub(crate) fn enter(&self, from: IpAddr) -> Option<Guest<'_>> {
+    pub fn enter(&self, from: IpAddr) -> Option<Guest<'_, H>> {
         let host = host(from);
-        let mut present = self.present();
-        if present.values().sum::<usize>() >= PRESENT_MAX {
+        let mut hosts = self.hosts();
+        if hosts.values().map(|host| host.present).sum::<usize>() >= PRESENT_MAX {
             return None;
         }
-        let of_host = present.entry(host).or_default();
-        if *of_host >= PRESENT_OF_HOST_MAX {
+        let entry = hosts.entry(host).or_insert_with(|| Host { present: 0, shared: Arc::default() });
+        if entry.present >= PRESENT_OF_HOST_MAX {
             return None;
         }
-        *of_host += 1;
-        Some(Guest { lobby: self, host })
-    }
-
-    fn present(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+        entry.present += 1;
+        Some(Guest { lobby: self, host, shared: entry.shared.clone() })
     }
 }
 
-impl Drop for Guest<'_> {
+impl<H> Lobby<H> {
+    fn hosts(&self) -> MutexGuard<'_, HashMap<IpAddr, Host<H>>> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<H> Guest<'_, H> {
+    /// What all connections of its host share.
+    pub fn shared(&self) -> &H {
+        &self.shared
+    }
+}
+
+impl<H> Drop for Guest<'_, H> {
     fn drop(&mut self) {
-        let mut present = self.lobby.present();
-        if let Some(of_host) = present.get_mut(&self.host) {
-            *of_host -= 1;
-            if *of_host == 0 {
-                present.remove(&self.host);
+        let mut hosts = self.lobby.hosts();
+        if let Some(host) = hosts.get_mut(&self.host) {
+            host.present -= 1;
+            if host.present == 0 {
+                hosts.remove(&self.host);
             }
         }
     }
@@ -63,10 +79,10 @@ fn host(address: IpAddr) -> IpAddr {
     }
 }
 
-/// A handshake costs a millisecond of one core and some tens of kilobytes; the whole fleet that comes back at once
-/// tries again, with jitter, where it is turned away.
+/// Sockets that wait or shake hands, some tens of kilobytes each. A burst of all edges of a large fleet is a quarter
+/// of it, and whoever is turned away tries again, with jitter.
 const PRESENT_MAX: usize = 1024;
-/// Everything that stands behind one address, a sandbox included.
+/// Everything that stands behind one address: all connections that an ingress has for edges, or a whole sandbox.
 const PRESENT_OF_HOST_MAX: usize = 256;
 
 #[cfg(test)]
@@ -79,18 +95,18 @@ mod tests {
 
     #[test]
     fn a_host_fills_its_share_and_no_more() {
-        let lobby = Lobby::default();
+        let lobby: Lobby = Lobby::default();
         let guests: Vec<_> = (0..PRESENT_OF_HOST_MAX).map(|_| lobby.enter(address(1)).unwrap()).collect();
         assert!(lobby.enter(address(1)).is_none());
         assert!(lobby.enter(address(2)).is_some());
         drop(guests);
         assert!(lobby.enter(address(1)).is_some());
-        assert!(lobby.present().is_empty(), "who left is forgotten");
+        assert!(lobby.hosts().is_empty(), "who left is forgotten");
     }
 
     #[test]
     fn many_hosts_fill_the_lobby() {
-        let lobby = Lobby::default();
+        let lobby: Lobby = Lobby::default();
         let mut guests: Vec<_> =
             (0..PRESENT_MAX as u16).map(|number| lobby.enter(address(number)).unwrap()).collect();
         assert!(lobby.enter(address(5000)).is_none());
