@@ -1,9 +1,10 @@
 //! One member of the control plane: keeps what operators want with the other members, and publishes it.
 //!
-//! In reading order, the way in: [`config`] what is written and what can be run · [`door`] who may come in · · [`authorise`] who may call what. What can be called: [`api`] reads and writes
-//! of intent · [`watch`] intent for those who live from it, as [`interest`] filters, [`publish`] merges and [`parts`]
-//! cuts it · [`signal`] what is measured now · [`renew`] certificates. Beside it: [`lead`] what the leader does by
-//! itself · [`admin`] and [`metrics`] what operators see. The log under it is the package `raft`.
+//! In reading order, the way in: [`config`] what is written and what can be run · [`door`] who may come in ·
+//! [`authorise`] who may call what. What can be called: [`api`] reads and writes of intent · [`watch`] intent for those
+//! who live from it, as [`interest`] filters, [`publish`] merges and [`parts`] cuts it · [`signal`] what is measured
+//! now · [`renew`] certificates. Beside it: [`lead`] what the leader does by itself · [`admin`] and [`metrics`] what
+//! operators see. The log under it is the package `raft`.
 //!
 //! **Invariant:** nothing on a request's way waits for this process.
 
