@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use time::Duration;
-use types::{NodeName, RegionName};
+use types::{DialMap, NodeName, RegionName};
 
 /// `control-plane.toml`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -38,6 +38,9 @@ pub struct File {
     pub snapshot_every: u64,
     /// All members, this one included, the same everywhere.
     pub members: Vec<MemberEntry>,
+    /// Addresses of members that are dialled elsewhere.
+    #[serde(default, skip_serializing_if = "DialMap::is_empty")]
+    pub dial_map: DialMap,
 }
 
 /// One member, as this one reaches it.
@@ -64,6 +67,7 @@ pub struct Config {
     pub certificate_life: Duration,
     pub snapshot_every: u64,
     pub members: Vec<Member>,
+    pub dial_map: DialMap,
 }
 
 /// Everything that is wrong with a file, one line each.
@@ -112,6 +116,7 @@ impl TryFrom<File> for Config {
             certificate_life: Duration::seconds(life_seconds),
             snapshot_every: file.snapshot_every,
             members: members.collect(),
+            dial_map: file.dial_map,
         })
     }
 }

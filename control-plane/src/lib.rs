@@ -125,7 +125,7 @@ pub async fn run(prepared: Prepared, shutdown: CancellationToken) -> Result<(), 
 
     let cluster = identity.name().cluster.clone();
     let identity = Live::new(identity);
-    let dialer = Dialer::new(identity.clone());
+    let dialer = Dialer::new(identity.clone()).through(config.dial_map.clone());
     let raft = Raft::start(raft::Options {
         cluster: cluster.clone(),
         id: config.id,

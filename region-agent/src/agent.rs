@@ -70,7 +70,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
 
     let close = CancellationToken::new();
     let ties = TaskTracker::new();
-    let (members, dialer) = (&config.control_plane, Dialer::new(identity.clone()));
+    let (members, dialer) =
+        (&config.control_plane, Dialer::new(identity.clone()).through(config.dial_map.clone()));
     ties.spawn(follower.run(dialer.clone(), members.clone(), close.clone()));
     let report = report_of(config.node_key(), node.clone());
     ties.spawn(client::signal::report(dialer.clone(), members.clone(), report, close.clone()));

@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
-use types::{NodeKey, NodeName, RegionName, ZoneName};
+use types::{DialMap, NodeKey, NodeName, RegionName, ZoneName};
 
 /// The TOML as written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,9 @@ pub struct File {
     pub program: Option<PathBuf>,
     /// Members of the control plane, nearest first. The agent serves without them, as they last said.
     pub control_plane: Vec<MemberAddress>,
+    /// Addresses of members that are dialled elsewhere.
+    #[serde(default, skip_serializing_if = "DialMap::is_empty")]
+    pub dial_map: DialMap,
 }
 
 /// What can be run.
@@ -55,6 +58,7 @@ pub struct Config {
     pub logs: PathBuf,
     pub data: PathBuf,
     pub control_plane: Vec<MemberAddress>,
+    pub dial_map: DialMap,
     /// Where the engine of place 0 listens.
     pub engines_first: SocketAddr,
     /// How many places there are.
@@ -129,6 +133,7 @@ impl TryFrom<File> for Config {
                 logs: file.logs,
                 data: file.data,
                 control_plane: file.control_plane,
+                dial_map: file.dial_map,
                 engines_first,
                 places: places_from(engines_first),
                 queue_max: file.queue_max,

@@ -150,12 +150,13 @@ fn too_late() -> Status {
     Status::deadline_exceeded("the member did not answer in time")
 }
 
-/// Longer than a group without a leader takes to find one.
-const ASK_MAX: Duration = Duration::from_secs(5);
+/// Longer than a group without a leader takes to find one around the world, even if the first vote is split.
+const ASK_MAX: Duration = Duration::from_secs(8);
 /// A member that swallows a question must leave time for another.
 const ATTEMPT_MAX: Duration = Duration::from_secs(2);
 const BETWEEN_ROUNDS: Duration = Duration::from_millis(100);
-const STATUS_MAX: Duration = Duration::from_secs(1);
+/// A connection is made for it, which takes three round trips.
+const STATUS_MAX: Duration = Duration::from_secs(2);
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 const READ_BYTES_MAX: usize = 256 << 20;
 const MESSAGE_COST: usize = 1 << 10;

@@ -6,7 +6,7 @@ use crate::commit::NotDecided;
 use crate::entry;
 use crate::network::timed;
 use crate::wire::{LogId, TypeConfig, log_id};
-use crate::{Decided, Raft};
+use crate::{Decided, Raft, Standing};
 use openraft::ReadPolicy;
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::raft::linearizable_read::LinearizerOption;
@@ -61,7 +61,8 @@ impl Raft {
             let answer = match leader {
                 None => Err(Unavailable::NoLeader),
                 Some(leader) => {
-                    let answer = tokio::time::timeout_at(deadline, ask(leader)).await;
+                    let asked = while_led_by(&mut standing, leader, ask(leader));
+                    let answer = tokio::time::timeout_at(deadline, asked).await;
                     answer.unwrap_or(Err(Unavailable::Timeout))
                 }
             };
@@ -164,6 +165,18 @@ impl Raft {
     }
 }
 
+/// Asks for as long as that leader leads: one that was cut off does not answer, and does not say so either.
+async fn while_led_by<T>(
+    standing: &mut watch::Receiver<Standing>,
+    leader: u64,
+    ask: impl Future<Output = Result<T, Unavailable>>,
+) -> Result<T, Unavailable> {
+    tokio::select! {
+        answer = ask => answer,
+        _ = standing.wait_for(|standing| standing.leader != Some(leader)) => Err(Unavailable::NoLeader),
+    }
+}
+
 /// Returns once the entry is applied here.
 async fn applied(mut next: watch::Receiver<u64>, index: u64) -> Result<(), Unavailable> {
     next.wait_for(|next| *next > index).await.map(drop).map_err(|_| Unavailable::Stopped)
@@ -186,6 +199,20 @@ const COMMAND_BYTES_MAX: usize = 2 << 20;
 mod tests {
     use super::*;
     use std::task::Poll;
+
+    #[tokio::test]
+    async fn a_leader_that_is_replaced_is_waited_for_no_more() {
+        let led_by = |leader| Standing { leader: Some(leader), ..Standing::default() };
+        let (standing, mut follow) = watch::channel(led_by(1));
+        let answered = while_led_by(&mut follow, 1, std::future::ready(Ok(7))).await;
+        assert_eq!(answered.unwrap(), 7);
+        let mut silent = std::pin::pin!(while_led_by::<u64>(&mut follow, 1, std::future::pending()));
+        standing.send_modify(|standing| standing.term += 1);
+        assert!(timeout(Duration::from_millis(10), &mut silent).await.is_err(), "it leads on");
+        standing.send_replace(led_by(2));
+        let given_up = timeout(PATIENCE, silent).await;
+        assert!(matches!(given_up, Ok(Err(Unavailable::NoLeader))));
+    }
 
     #[tokio::test]
     async fn a_read_waits_for_its_entry_itself() {

@@ -1,15 +1,17 @@
 //! The calling side of openraft's network.
 //!
-//! Heartbeats have a connection of their own, so that no entry or snapshot holds them up and a leader is not lost
+//! Connections to the other members are held ready, because an election cannot wait for them to be made across the
+//! world. Votes and heartbeats have one of their own, so that no entry or snapshot holds them up and a leader is not lost
 //! for its own work; a snapshot has one too.
 
+use crate::Member;
 use crate::caller::{Ourselves, Seal};
 use crate::snapshot::SnapshotFile;
 use crate::wire::{
     Entry, Meta, Peer, TypeConfig, Vote, entry_to_wire, log_id, log_id_to_wire, stored_membership_to_wire,
     vote, vote_to_wire,
 };
-use client::{Dialer, MemberAddress};
+use client::{Dialer, MemberAddress, WarmChannel};
 use futures_util::{Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::base::{BoxFuture, BoxStream};
@@ -28,64 +30,70 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::future::Future;
 use std::io::{self, Read};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-pub(crate) type Client = RaftClient<InterceptedService<Channel, Seal>>;
+pub(crate) type Client = RaftClient<InterceptedService<WarmChannel, Seal>>;
 
-/// Makes connections to the other members.
+/// The other members that the configuration lists.
 #[derive(Clone)]
 pub(crate) struct Network {
     ourselves: Arc<Ourselves>,
-    dialer: Dialer,
-    /// For what is asked of a leader. One for each member that ever led.
-    leaders: Arc<Mutex<BTreeMap<u64, Client>>>,
+    others: Arc<BTreeMap<u64, Connections>>,
 }
 
-/// Connections to one member.
+/// To one member, held ready.
+#[derive(Clone)]
+struct Connections {
+    /// For votes and heartbeats.
+    urgent: Client,
+    /// For entries, and for what is asked of a leader.
+    entries: Client,
+    snapshots: Client,
+}
+
+/// Calls to one member.
 pub(crate) struct Connection {
     ourselves: Arc<Ourselves>,
     to: u64,
     /// None for a member that the configuration does not list.
-    client: Option<Client>,
-    snapshots: Option<Client>,
+    connections: Option<Connections>,
     is_for_heartbeats: bool,
 }
 
 impl Network {
-    pub(crate) fn new(ourselves: Arc<Ourselves>, dialer: Dialer) -> Self {
-        Self { ourselves, dialer, leaders: Arc::default() }
+    /// Begins to connect to all. The log says who the members are; where they are, the configuration says.
+    pub(crate) fn new(ourselves: Arc<Ourselves>, dialer: &Dialer) -> Self {
+        let others = ourselves.members.iter().filter(|member| member.id != ourselves.id);
+        let others = others.map(|member| (member.id, Connections::to(member, &ourselves, dialer))).collect();
+        Self { ourselves, others: Arc::new(others) }
     }
 
     /// The connection on which a leader is asked.
     pub(crate) fn leader(&self, id: u64) -> Option<Client> {
-        let mut leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = leaders.get(&id) {
-            return Some(client.clone());
-        }
-        let client = self.client(id)?;
-        leaders.insert(id, client.clone());
-        Some(client)
-    }
-
-    /// The log says who the members are; where they are, the configuration says.
-    fn client(&self, to: u64) -> Option<Client> {
-        let member = self.ourselves.member(to)?;
-        let address = MemberAddress { address: member.address, server_name: member.server_name.clone() };
-        let seal = Seal { ourselves: self.ourselves.clone(), to };
-        let client = RaftClient::with_interceptor(self.dialer.channel(&address), seal);
-        Some(client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
+        self.others.get(&id).map(|connections| connections.entries.clone())
     }
 
     fn connection(&self, to: u64, is_for_heartbeats: bool) -> Connection {
-        let client = self.client(to);
-        let snapshots = if is_for_heartbeats { None } else { self.client(to) };
-        Connection { ourselves: self.ourselves.clone(), to, client, snapshots, is_for_heartbeats }
+        let connections = self.others.get(&to).cloned();
+        Connection { ourselves: self.ourselves.clone(), to, connections, is_for_heartbeats }
+    }
+}
+
+impl Connections {
+    fn to(member: &Member, ourselves: &Arc<Ourselves>, dialer: &Dialer) -> Self {
+        let address = MemberAddress { address: member.address, server_name: member.server_name.clone() };
+        let client = || {
+            let seal = Seal { ourselves: ourselves.clone(), to: member.id };
+            RaftClient::with_interceptor(dialer.warm_channel(&address), seal)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX)
+        };
+        Self { urgent: client(), entries: client(), snapshots: client() }
     }
 }
 
@@ -102,8 +110,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 }
 
 impl Connection {
-    fn client(&self) -> Result<Client, RPCError<TypeConfig>> {
-        self.client.clone().ok_or_else(|| RPCError::Unreachable(not_listed(self.to)))
+    fn connections(&self) -> Result<Connections, RPCError<TypeConfig>> {
+        self.connections.clone().ok_or_else(|| RPCError::Unreachable(not_listed(self.to)))
     }
 
     fn failed(&self, status: &Status) -> RPCError<TypeConfig> {
@@ -122,7 +130,8 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         let deadline = if append.entries.is_empty() { option.hard_ttl() } else { APPEND_DEADLINE };
         let request = timed(append_to_wire(append), deadline);
-        let reply = self.client()?.append(request).await.map_err(|status| self.failed(&status))?;
+        let reply =
+            self.connections()?.urgent.append(request).await.map_err(|status| self.failed(&status))?;
         Ok(match reply.into_inner().outcome {
             Some(Outcome::Success(_)) => AppendEntriesResponse::Success,
             Some(Outcome::Partial(matching)) => {
@@ -152,7 +161,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             // openraft waits out the pause after a failure in here: who does not ask first tries without any pause.
             let Some(first) = input.next().await else { return Ok(futures_util::stream::empty().boxed()) };
             let appends = futures_util::stream::iter([first]).chain(input).map(append_to_wire);
-            let opened = self.client()?.append_stream(appends).await;
+            let opened = self.connections()?.entries.append_stream(appends).await;
             let replies = opened.map_err(|status| self.failed(&status))?.into_inner();
             let this: &Self = self;
             let appended: Appended<'s> = Box::pin(replies.map(move |reply| match reply {
@@ -169,7 +178,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         let request = timed(vote_request_to_wire(&request), option.hard_ttl());
-        let reply = self.client()?.vote(request).await.map_err(|status| self.failed(&status))?;
+        let reply = self.connections()?.urgent.vote(request).await.map_err(|status| self.failed(&status))?;
         vote_response(&reply.into_inner()).map_err(bad_answer)
     }
 
@@ -179,7 +188,8 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         let request = timed(vote_request_to_wire(&request), option.hard_ttl());
-        let reply = self.client()?.pre_vote(request).await.map_err(|status| self.failed(&status))?;
+        let reply =
+            self.connections()?.urgent.pre_vote(request).await.map_err(|status| self.failed(&status))?;
         vote_response(&reply.into_inner()).map_err(bad_answer)
     }
 
@@ -190,7 +200,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let Some(mut client) = self.snapshots.clone() else {
+        let Some(Connections { snapshots: mut client, .. }) = self.connections.clone() else {
             return Err(StreamingError::Unreachable(not_listed(self.to)));
         };
         let parts = parts(&leader, &snapshot.meta, &snapshot.snapshot)
@@ -220,7 +230,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             last: request.last_log_id().map(log_id_to_wire),
         };
         let request = timed(request, option.hard_ttl());
-        self.client()?.transfer(request).await.map_err(|status| self.failed(&status))?;
+        self.connections()?.urgent.transfer(request).await.map_err(|status| self.failed(&status))?;
         Ok(Ok(()))
     }
 }

@@ -72,11 +72,11 @@ impl Raft {
         let (log, machine) = opened.map_err(|error| StartError::Raft(error.to_string()))??;
 
         let Options { cluster, id, members, snapshot_every, dialer, .. } = options;
-        let config = config(&cluster, snapshot_every)?;
+        let config = config(&cluster, snapshot_every, election_ms(id, &members))?;
         let (boots, failure) = (Boots::default(), Failure::new());
         let heard = Heard::now();
         let ourselves = Arc::new(Ourselves { cluster, id, members, boot, boots, failure, heard });
-        let network = Network::new(ourselves.clone(), dialer);
+        let network = Network::new(ourselves.clone(), &dialer);
         let raft = OpenRaft::new(id, Arc::new(config), network.clone(), log, machine.clone()).await;
         let raft = raft.map_err(|error| StartError::Raft(error.to_string()))?;
         initialize(&raft, &ourselves.members).await?;
@@ -238,12 +238,22 @@ fn open(data: &Path) -> Result<(Log, Machine), StartError> {
     Ok((log, machine))
 }
 
-fn config(cluster: &str, snapshot_every: u64) -> Result<Config, StartError> {
+/// Between what times this voter draws when it campaigns. No two draw alike: two that ask for the same term while
+/// their requests cross on a long way both lose it, and with it a second.
+fn election_ms(id: u64, members: &[Member]) -> (u64, u64) {
+    let before = members.iter().filter(|member| member.id < id).count() as u64;
+    let steps = members.len().saturating_sub(1).max(1) as u64;
+    let (first, last) = ELECTION_MS;
+    let earliest = first + (last - first) * before / steps;
+    (earliest, earliest + ELECTION_DRAW_MS)
+}
+
+fn config(cluster: &str, snapshot_every: u64, election_ms: (u64, u64)) -> Result<Config, StartError> {
     let config = Config {
         cluster_name: cluster.to_owned(),
         heartbeat_interval: HEARTBEAT_MS,
-        election_timeout_min: ELECTION_MS.0,
-        election_timeout_max: ELECTION_MS.1,
+        election_timeout_min: election_ms.0,
+        election_timeout_max: election_ms.1,
         enable_pre_vote: Some(true),
         // What a leader promised before it died is not known to it afterwards.
         enable_leader_restore: Some(false),
@@ -292,13 +302,14 @@ fn watch_standing(
     mut stopped: watch::Receiver<bool>,
 ) -> watch::Receiver<Standing> {
     let (standing, follow) = watch::channel(Standing::default());
-    let mut metrics = raft.metrics();
+    let (mut metrics, settings) = (raft.metrics(), raft.clone());
     tokio::spawn(async move {
         loop {
             let (running, now) = {
                 let metrics = metrics.borrow_watched();
                 let is_leader = metrics.state == ServerState::Leader;
-                // openraft names a leader until it knows of another; one that nobody hears leads no more.
+                // openraft names a leader until it knows of another; one that hears nobody, or that nobody hears, leads
+                // no more.
                 let silent = match is_leader {
                     // Nobody acknowledges the only voter anything.
                     true if metrics.membership_config.membership().voter_ids().count() == 1 => Duration::ZERO,
@@ -306,6 +317,9 @@ fn watch_standing(
                     false => ourselves.heard.elapsed(),
                 };
                 let leader = metrics.current_leader.filter(|_| silent < LEADER_SILENT_MAX);
+                // Whom it still reaches must miss it, or they never elect another.
+                settings.runtime_config().heartbeat(!is_leader || leader.is_some());
+                let is_leader = is_leader && leader.is_some();
                 let standing = Standing { term: metrics.current_term, leader, is_leader };
                 (metrics.running_state.clone(), standing)
             };
@@ -380,11 +394,14 @@ fn random() -> [u64; 2] {
 
 /// A heartbeat must also be answered within its interval, between any two regions.
 const HEARTBEAT_MS: u64 = 450;
-/// A follower campaigns after the second and a draw between both: a dead leader is missed after 1.9 to 2.4 s.
-const ELECTION_MS: (u64, u64) = (700, 1_200);
+/// Where the draws of the first voter and of the last begin. The first outlives a heartbeat that comes late, across the
+/// world and back. A follower campaigns after the end of its draws and a draw: a dead leader is missed after 1.75 s by
+/// the first, and each of three voters is 0.3 s later than the one before, which is more than one way takes.
+const ELECTION_MS: (u64, u64) = (850, 1_150);
+const ELECTION_DRAW_MS: u64 = 50;
 const HEARTBEAT: Duration = Duration::from_millis(HEARTBEAT_MS);
-/// Longer than an election takes.
-const LEADER_SILENT_MAX: Duration = Duration::from_secs(3);
+/// Three heartbeats and a round trip around the world.
+const LEADER_SILENT_MAX: Duration = Duration::from_secs(2);
 const HAND_OVER: Duration = Duration::from_millis(1_500);
 const FOUND_AGAIN_AFTER: Duration = Duration::from_millis(100);
 const RESTORE: &str = "stop, and restore the data directory from a copy of this same voter; the others go on \
@@ -454,6 +471,26 @@ mod tests {
         assert!(decided.faults[0].to_string().contains("are the most"), "{:?}", decided.faults);
         assert_ne!(decided.position.incarnation, Incarnation(0));
         raft.stop().await;
+    }
+
+    #[test]
+    fn no_two_voters_campaign_at_the_same_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let member = alone(dir.path()).members.remove(0);
+        // Silence that a voter takes for its leader's end, in milliseconds: openraft adds the lease to the draw.
+        let silences = |count: u64| {
+            let members: Vec<_> = (1..=count).rev().map(|id| Member { id, ..member.clone() }).collect();
+            let silence = |id| {
+                let draws = election_ms(id, &members);
+                config("c1", 1_000, draws).unwrap();
+                (draws.1 + draws.0, 2 * draws.1)
+            };
+            (1..=count).map(silence).collect::<Vec<_>>()
+        };
+        assert_eq!(silences(1), [(1_750, 1_800)]);
+        assert_eq!(silences(3), [(1_750, 1_800), (2_050, 2_100), (2_350, 2_400)]);
+        let five = silences(5);
+        assert!(five.windows(2).all(|pair| pair[0].1 < pair[1].0), "{five:?}");
     }
 
     #[tokio::test]

@@ -74,6 +74,7 @@ impl World {
                 certificate_life_seconds: CERTIFICATE_LIFE.as_secs(),
                 snapshot_every: 10_000,
                 members: entries.clone(),
+                dial_map: types::DialMap::default(),
             };
             change(&mut file);
             if file.certificate_life_seconds != CERTIFICATE_LIFE.as_secs() {

@@ -3,9 +3,11 @@
 //! In reading order: [`name`] what operators name · [`version`] model versions, named by digest ·
 //! [`id`] requests, keys and replicas · [`api_key`] what clients prove themselves by · [`time`] clocks as values · [`units`] quantities ·
 //! [`event`] positions and hashes of the internal stream · [`load`] what a node says of itself ·
+//! [`dial_map`] which address is dialled in place of another ·
 //! [`failure`] why an attempt failed · [`header`] the internal headers · [`intent`] what operators want.
 
 pub mod api_key;
+pub mod dial_map;
 pub mod event;
 pub mod failure;
 pub mod header;
@@ -18,6 +20,7 @@ pub mod units;
 pub mod version;
 
 pub use api_key::{ApiKey, BadApiKey, KeyHash};
+pub use dial_map::DialMap;
 pub use event::{EventId, PrefixHash, StreamBroken, StreamPosition};
 pub use failure::Failure;
 pub use id::{KeyId, ReplicaId, RequestId};

@@ -61,6 +61,7 @@ impl World {
                 address: nobody.parse().unwrap(),
                 server_name: "c1.control-plane.us-east.rhumb.internal".to_owned(),
             }],
+            dial_map: types::DialMap::default(),
         };
         issue_in(&file.identity, "n1");
         Self { dir, file }

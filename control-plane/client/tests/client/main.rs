@@ -7,3 +7,4 @@ mod disk;
 mod follow;
 mod member;
 mod renew;
+mod warm;

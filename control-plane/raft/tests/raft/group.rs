@@ -1,5 +1,6 @@
 //! A group of voters.
 
+use crate::links::Links;
 use identity::{Authority, Identity, Live, Name, Role};
 use raft::{Decided, Member, Options, Raft, StartError, Unavailable};
 use state::State;
@@ -8,7 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -27,10 +28,14 @@ pub struct Group {
     pub members: Vec<Member>,
     snapshot_every: u64,
     voters: Vec<Option<Voter>>,
+    /// By which they dial each other; none = without a detour.
+    pub links: Option<Links>,
 }
 
 pub struct Voter {
     pub raft: Raft,
+    /// Who connected to it, once for each time.
+    guests: Arc<Mutex<Vec<Name>>>,
     runtime: Option<Runtime>,
 }
 
@@ -38,6 +43,15 @@ impl Group {
     /// Three voters, running.
     pub fn start(snapshot_every: u64) -> Self {
         let mut group = Self::stopped(snapshot_every);
+        (1..=3).for_each(|id| group.restart(id));
+        group
+    }
+
+    /// Three voters, running, whose ways to each other can be cut.
+    pub fn start_linked(snapshot_every: u64) -> Self {
+        let mut group = Self::stopped(snapshot_every);
+        let voters = group.members.iter().map(|member| (member.id, member.address)).collect();
+        group.links = Some(Links::between(&voters));
         (1..=3).for_each(|id| group.restart(id));
         group
     }
@@ -57,7 +71,8 @@ impl Group {
             server_name: name(id).host_name(),
         };
         let members = (1..=3).zip(&held).map(member).collect();
-        let group = Self { dir, authority, members, snapshot_every, voters: vec![None, None, None] };
+        let group =
+            Self { dir, authority, members, snapshot_every, voters: vec![None, None, None], links: None };
         for id in 1..=3 {
             raft::create(&group.data(id), CLUSTER, id).unwrap();
         }
@@ -76,10 +91,15 @@ impl Group {
     }
 
     pub fn options(&self, id: u64) -> Options {
+        let mut members = self.members.clone();
+        if let Some(links) = &self.links {
+            let others = members.iter_mut().filter(|member| member.id != id);
+            others.for_each(|member| member.address = links.address(id, member.id));
+        }
         Options {
             cluster: CLUSTER.to_owned(),
             id,
-            members: self.members.clone(),
+            members,
             data: self.data(id),
             snapshot_every: self.snapshot_every,
             dialer: client::Dialer::new(self.identity(&name(id))),
@@ -149,8 +169,14 @@ impl Voter {
         let acceptor = TlsAcceptor::from(identity.server_config());
         let raft = runtime.block_on(runtime.spawn(Raft::start(options))).unwrap();
         let raft = raft.inspect_err(|error| eprintln!("not started: {error}"))?;
-        runtime.spawn(serve(listener, acceptor, raft.clone()));
-        Ok(Self { raft, runtime: Some(runtime) })
+        let guests = Arc::default();
+        runtime.spawn(serve(listener, acceptor, raft.clone(), Arc::clone(&guests)));
+        Ok(Self { raft, guests, runtime: Some(runtime) })
+    }
+
+    /// How often a member connected to this one.
+    pub fn connections_of(&self, id: u64) -> usize {
+        self.guests.lock().unwrap().iter().filter(|guest| **guest == name(id)).count()
     }
 
     pub fn run<T>(&self, ask: impl AsyncFnOnce(Raft) -> T) -> T {
@@ -192,14 +218,15 @@ impl Drop for Voter {
     }
 }
 
-async fn serve(listener: TcpListener, acceptor: TlsAcceptor, raft: Raft) {
+async fn serve(listener: TcpListener, acceptor: TlsAcceptor, raft: Raft, guests: Arc<Mutex<Vec<Name>>>) {
     let (connections, accepted) = tokio::sync::mpsc::channel::<io::Result<Connection>>(16);
     let accept = async {
         while let Ok((tcp, _)) = listener.accept().await {
-            let (acceptor, connections) = (acceptor.clone(), connections.clone());
+            let (acceptor, connections, guests) = (acceptor.clone(), connections.clone(), guests.clone());
             tokio::spawn(async move {
                 let Ok(tls) = acceptor.accept(tcp).await else { return };
                 let peer = identity::peer_name(tls.get_ref().1.peer_certificates().unwrap()).unwrap();
+                guests.lock().unwrap().push(peer.clone());
                 let _ = connections.send(Ok(Connection { tls, peer })).await;
             });
         }

@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod connections;
 mod group;
 mod identity_of_members;
+mod links;
 mod loss;
 mod snapshots;
