@@ -4,10 +4,11 @@ use crate::Edge;
 use crate::admit::{self, BodyBytes};
 use crate::attempt::{Asked, Attempts};
 use crate::authenticate::authenticate;
+use crate::keep_alive::KeepAlive;
 use crate::network::client::{BodyError, Client, ClientGone};
 use crate::network::listen::Answer;
 use crate::receive::{self, Target};
-use crate::refusal::Refusal;
+use crate::refusal::{self, Refusal};
 use crate::relay::relay;
 use crate::settle::Record;
 use crate::tenants::Known;
@@ -53,16 +54,23 @@ impl From<ClientGone> for Stop {
 
 impl Answer for Arc<Edge> {
     async fn answer(&self, client: &mut Client) {
-        let mut record = Record::begin(self, RequestId::from_random(random()));
+        let mut record = Record::begin(self, RequestId::from_random(random()), client.address());
         let told = match self.steps(client, &mut record).await {
             Ok(()) | Err(Stop::ClientGone) => Ok(()),
             Err(Stop::Refused(refusal)) => {
-                record.refused(refusal.to_client().0);
-                client.refuse(&refusal, record.request_id()).await
+                let (status, error) = refusal.to_client();
+                record.refused(status);
+                match client.has_begun() {
+                    true => client.end_events(Vec::new(), &error.to_json()).await,
+                    false => client.refuse(&refusal, record.request_id()).await,
+                }
             }
             Err(Stop::Engine { status, body }) => {
                 record.refused(status);
-                client.answer_json(status, record.request_id(), body).await
+                match client.has_begun() {
+                    true => client.end_events(Vec::new(), &refusal::in_band(&body)).await,
+                    false => client.answer_json(status, record.request_id(), body).await,
+                }
             }
         };
         // A client that left while it was being told has no use for more words.
@@ -83,7 +91,11 @@ impl Edge {
         let (body, held) = receive::body(client, BodyBytes::none(known.entry.clone())).await?;
         let asked = self.admit(&known, endpoint, body, record)?;
         let mut attempts = Attempts::new(self, &asked);
-        let relayed = relay(client, &mut attempts, &asked, record).await;
+        let keep_alive = match asked.stream {
+            true => KeepAlive::of_stream(self.keep_alive, record.request_id()),
+            false => KeepAlive::of_whole(record.request_id()),
+        };
+        let relayed = relay(client, &mut attempts, keep_alive, &asked, record).await;
         drop(held);
         relayed
     }

@@ -1,11 +1,12 @@
 //! Sends a request to one node after the other until one has delivered a first event.
 //!
-//! Only the edge retries. The head of the answer is held back from the client until then, so a node that says
-//! "200" and dies costs the client nothing but time.
+//! Only the edge retries. Nothing of a node's answer reaches the client until then, so a node that says "200" and
+//! dies costs the client nothing but time.
 
 use crate::Edge;
 use crate::answer::Stop;
-use crate::network::client::{Client, ClientGone};
+use crate::keep_alive::KeepAlive;
+use crate::network::client::Client;
 use crate::network::upstream::{Upstream, UpstreamError};
 use crate::refusal::Refusal;
 use crate::stream::{Form, Stream, StreamError};
@@ -34,6 +35,8 @@ pub(crate) struct Attempts<'a> {
     /// Until then some attempt must have brought a first event.
     deadline: Instant,
     nodes: Vec<NodeKey>,
+    /// How many attempts a node had a hand in.
+    worked_on: u32,
     replicas: Vec<ReplicaId>,
     last: Option<NodeFailed>,
 }
@@ -49,6 +52,8 @@ pub(crate) struct Answering<'a> {
 #[derive(Debug)]
 pub(crate) struct NodeFailed {
     pub(crate) reason: String,
+    /// Whether the node had a hand in it: one that is dead or silent has done nothing for the request.
+    worked_on: bool,
     replica: Option<ReplicaId>,
     outcome: Outcome,
     retry_after: Option<Duration>,
@@ -67,7 +72,7 @@ enum Failed {
 impl<'a> Attempts<'a> {
     pub(crate) fn new(edge: &'a Edge, asked: &'a Asked) -> Self {
         let deadline = Instant::now() + FIRST_TOKEN_MAX;
-        Self { edge, asked, deadline, nodes: Vec::new(), replicas: Vec::new(), last: None }
+        Self { edge, asked, deadline, nodes: Vec::new(), worked_on: 0, replicas: Vec::new(), last: None }
     }
 
     pub(crate) fn count(&self) -> u32 {
@@ -80,16 +85,15 @@ impl<'a> Attempts<'a> {
     }
 
     /// The next answer that begins.
-    pub(crate) async fn next(&mut self, client: &mut Client) -> Result<Answering<'a>, Stop> {
+    pub(crate) async fn next(
+        &mut self,
+        client: &mut Client,
+        keep_alive: &mut KeepAlive,
+    ) -> Result<Answering<'a>, Stop> {
         loop {
             let turn = self.choose()?;
             self.nodes.push(turn.node.clone());
-            let opened = tokio::select! {
-                biased;
-                opened = self.open(&turn) => opened,
-                ClientGone = client.gone() => return Err(Stop::ClientGone),
-            };
-            match opened {
+            match keep_alive.during(client, self.open(&turn)).await? {
                 Ok((stream, replica)) => {
                     turn.begun();
                     return Ok(Answering { turn, stream, replica });
@@ -108,9 +112,11 @@ impl<'a> Attempts<'a> {
         tracing::debug!(node = %turn.node, reason = %failed.reason, "attempt failed");
         turn.end(failed.outcome);
         self.replicas.extend(failed.replica.clone());
+        self.worked_on += u32::from(failed.worked_on);
         self.last = Some(failed);
         let in_time = Instant::now() + ATTEMPT_WORTH < self.deadline;
-        if self.count() < ATTEMPTS_MAX && in_time { Ok(()) } else { Err(self.exhausted().into()) }
+        let may_go_on = self.worked_on < ATTEMPTS_MAX && self.count() < ATTEMPTS_WITH_DEAD_NODES_MAX;
+        if may_go_on && in_time { Ok(()) } else { Err(self.exhausted().into()) }
     }
 
     fn exhausted(&self) -> Refusal {
@@ -147,7 +153,7 @@ impl<'a> Attempts<'a> {
         let outcome = tokio::select! {
             biased;
             opened = self.send(turn) => opened,
-            () = self.edge.until_down(&turn.node) => Err(Failed::node("the node stopped answering probes")),
+            () = turn.until_down() => Err(Failed::Node(NodeFailed::silent(None))),
         };
         let label = match &outcome {
             Ok(_) => "answered",
@@ -210,6 +216,7 @@ impl<'a> Attempts<'a> {
             let seconds = sent.header("retry-after").and_then(|seconds| seconds.parse().ok());
             return Err(Failed::Node(NodeFailed {
                 reason: format!("{} said {}", turn.node.region, said.chars().take(32).collect::<String>()),
+                worked_on: true,
                 replica,
                 outcome: if blameless { Outcome::Unknown } else { Outcome::Failed },
                 retry_after: seconds.map(Duration::from_secs),
@@ -217,7 +224,7 @@ impl<'a> Attempts<'a> {
         }
         if (400..500).contains(&status) {
             let body = sent.read_all(REFUSAL_BYTES_MAX, REFUSAL_DEADLINE).await?;
-            let body = body.ok_or_else(|| Failed::node("the refusal is too long to pass on"))?;
+            let body = body.ok_or_else(|| Failed::node("the refusal is too long to pass on", true))?;
             return Err(Failed::Request { status, body });
         }
         let hash = sent.header(header::PREFIX_HASH).and_then(|hash| hash.parse().ok());
@@ -227,6 +234,7 @@ impl<'a> Attempts<'a> {
             (200, Some(hash), Some(prompt_tokens)) => Ok((sent, StreamPosition::start(hash), prompt_tokens)),
             _ => Err(Failed::Node(NodeFailed {
                 reason: format!("{} answered {status} without the internal headers", turn.node.region),
+                worked_on: true,
                 replica,
                 outcome: Outcome::Failed,
                 retry_after: None,
@@ -239,20 +247,28 @@ impl NodeFailed {
     /// A stream that broke after its head.
     pub(crate) fn broken(error: &StreamError, replica: Option<ReplicaId>) -> Self {
         let reason = error.to_string();
-        Self { reason, replica, outcome: Outcome::Failed, retry_after: None }
+        Self { reason, worked_on: true, replica, outcome: Outcome::Failed, retry_after: None }
+    }
+
+    /// A node that answers no probe any more. It has worked on the request if a replica began to answer.
+    pub(crate) fn silent(begun: Option<ReplicaId>) -> Self {
+        let reason = "the node stopped answering probes".to_owned();
+        let worked_on = begun.is_some();
+        Self { reason, worked_on, replica: begun, outcome: Outcome::Failed, retry_after: None }
     }
 }
 
 impl Failed {
-    fn node(reason: &str) -> Self {
+    fn node(reason: &str, worked_on: bool) -> Self {
         let reason = reason.to_owned();
-        Self::Node(NodeFailed { reason, replica: None, outcome: Outcome::Failed, retry_after: None })
+        let outcome = Outcome::Failed;
+        Self::Node(NodeFailed { reason, worked_on, replica: None, outcome, retry_after: None })
     }
 }
 
 impl From<UpstreamError> for Failed {
     fn from(error: UpstreamError) -> Self {
-        Self::node(&error.to_string())
+        Self::node(&error.to_string(), error.reached_the_node())
     }
 }
 
@@ -276,6 +292,11 @@ impl Turn<'_> {
         if let Some(permit) = &self.permit {
             self.edge.health().answer_begun(&self.node, permit);
         }
+    }
+
+    /// Waits until probes find the node down.
+    pub(crate) async fn until_down(&self) {
+        self.edge.until_down(&self.node).await;
     }
 
     /// The answer has come to its end: hears what the node said last of its load, and keeps the connection.
@@ -305,6 +326,9 @@ impl Drop for Turn<'_> {
 
 /// More would only multiply an outage's load.
 const ATTEMPTS_MAX: u32 = 3;
+/// Nodes that are dead or silent get none of that load. So many lead out of two regions that died at once, before
+/// any probe has found them out.
+const ATTEMPTS_WITH_DEAD_NODES_MAX: u32 = 6;
 /// For all attempts together; queueing and prefill of the longest prompt included.
 const FIRST_TOKEN_MAX: Duration = Duration::from_secs(60);
 /// With less left than this another attempt could only fail too.

@@ -2,10 +2,10 @@
 
 use client::MemberAddress;
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
-use types::{NodeName, RegionName};
+use types::{DialMap, NodeName, RegionName};
 
 /// `edge.toml`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -30,6 +30,18 @@ pub struct File {
     /// How long streams may go on once the edge is told to stop.
     #[serde(default = "drain_seconds")]
     pub drain_seconds: u64,
+    /// How long the client of a stream may see nothing before it is sent a comment. Whoever has load balancers or
+    /// proxies that cut silent connections sooner (`rhumb_edge_requests_total{outcome="client-gone"}` rises while
+    /// requests queue) lowers it. Since 0.1.
+    #[serde(default = "keep_alive_seconds")]
+    pub keep_alive_seconds: u64,
+    /// Load balancers in front of this edge that say who the client is: a connection from one of these addresses
+    /// must begin with a PROXY protocol header, version 2. Since 0.1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proxy_v2_from: Vec<IpAddr>,
+    /// Addresses of nodes and members that are dialled elsewhere.
+    #[serde(default, skip_serializing_if = "DialMap::is_empty")]
+    pub dial_map: DialMap,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -53,6 +65,10 @@ pub struct Config {
     pub control_plane: Vec<MemberAddress>,
     pub data: PathBuf,
     pub drain: Duration,
+    pub keep_alive: Duration,
+    /// In their canonical form.
+    pub proxy_v2_from: Vec<IpAddr>,
+    pub dial_map: DialMap,
 }
 
 /// Everything that is wrong with a file, one line each.
@@ -69,11 +85,20 @@ impl TryFrom<File> for Config {
             problems
                 .push("listen or tls: at least one is needed, or no client can reach this edge".to_owned());
         }
-        if file.listen.is_some() && file.listen == file.tls.as_ref().map(|tls| tls.listen) {
+        let tls = file.tls.as_ref().map(|tls| tls.listen);
+        if file.listen.zip(tls).is_some_and(|(listen, tls)| collide(listen, tls)) {
             problems.push("listen and tls.listen: plain HTTP and HTTPS need two addresses".to_owned());
+        }
+        for (field, door) in [("listen", file.listen), ("tls.listen", tls)] {
+            if door.is_some_and(|door| collide(door, file.admin)) {
+                problems.push(format!("admin: {} is taken by {field}", file.admin));
+            }
         }
         if !(1..=DRAIN_SECONDS_MAX).contains(&file.drain_seconds) {
             problems.push(format!("drain_seconds: must be from 1 to {DRAIN_SECONDS_MAX}"));
+        }
+        if !(1..=KEEP_ALIVE_SECONDS_MAX).contains(&file.keep_alive_seconds) {
+            problems.push(format!("keep_alive_seconds: must be from 1 to {KEEP_ALIVE_SECONDS_MAX}"));
         }
         if !(1..=MEMBERS_MAX).contains(&file.control_plane.len()) {
             problems.push(format!("control_plane: must list from 1 to {MEMBERS_MAX} members"));
@@ -81,6 +106,16 @@ impl TryFrom<File> for Config {
         for (at, member) in file.control_plane.iter().enumerate() {
             if member.server_name.is_empty() {
                 problems.push(format!("control_plane[{at}].server_name: must not be empty"));
+            }
+        }
+        if file.proxy_v2_from.len() > BALANCERS_MAX {
+            problems.push(format!("proxy_v2_from: must list at most {BALANCERS_MAX} addresses"));
+        }
+        // One address may be written in two ways.
+        let proxy_v2_from: Vec<IpAddr> = file.proxy_v2_from.iter().map(IpAddr::to_canonical).collect();
+        for (at, address) in proxy_v2_from.iter().enumerate() {
+            if proxy_v2_from[..at].contains(address) {
+                problems.push(format!("proxy_v2_from[{at}]: {address} is listed twice"));
             }
         }
         if file.data.exists() && !file.data.is_dir() {
@@ -108,18 +143,38 @@ impl TryFrom<File> for Config {
             control_plane: file.control_plane,
             data: file.data,
             drain: Duration::from_secs(file.drain_seconds),
+            keep_alive: Duration::from_secs(file.keep_alive_seconds),
+            proxy_v2_from,
+            dial_map: file.dial_map,
         })
     }
+}
+
+/// Whether two listeners want the same port of one address. Port 0 is another one each time.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let is_everywhere = |address: SocketAddr| address.ip().is_unspecified();
+    a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || is_everywhere(a) || is_everywhere(b))
 }
 
 fn drain_seconds() -> u64 {
     30
 }
 
+fn keep_alive_seconds() -> u64 {
+    KEEP_ALIVE_SECONDS
+}
+
+/// Load balancers and proxies cut a connection that is silent for a minute, some for half of that; some browsers and
+/// mobile networks are no more patient. Most answers begin sooner, with their status still to be chosen.
+pub const KEEP_ALIVE_SECONDS: u64 = 10;
+/// No request waits longer for its first event, so this is never.
+const KEEP_ALIVE_SECONDS_MAX: u64 = 60;
 /// Longer than the longest answer; beyond it an upgrade never ends.
 const DRAIN_SECONDS_MAX: u64 = 3600;
 /// More than any group has voters and learners; each is dialled when those before it do not answer.
 const MEMBERS_MAX: usize = 16;
+/// More than any edge has balancers; each is looked up for every connection.
+const BALANCERS_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -127,7 +182,7 @@ mod tests {
 
     #[test]
     fn every_problem_is_told_at_once() {
-        let file: File = toml::from_str(
+        let mut file: File = toml::from_str(
             r#"
             region = "us-east"
             name = "e1"
@@ -136,12 +191,34 @@ mod tests {
             control_plane = []
             data = "/dev/null"
             drain_seconds = 0
+            keep_alive_seconds = 61
             "#,
         )
         .unwrap();
+        file.proxy_v2_from = (0..64).map(|n| IpAddr::from([192, 0, 2, n])).collect();
+        file.proxy_v2_from.push("::ffff:192.0.2.1".parse().unwrap());
         let BadConfig(problems) = Config::try_from(file).unwrap_err();
         let fields: Vec<&str> = problems.iter().map(|line| line.split(':').next().unwrap()).collect();
-        assert_eq!(fields, ["listen or tls", "drain_seconds", "control_plane", "data", "identity"]);
+        let expected = [
+            "listen or tls",
+            "drain_seconds",
+            "keep_alive_seconds",
+            "control_plane",
+            "proxy_v2_from",
+            "proxy_v2_from[64]",
+            "data",
+            "identity",
+        ];
+        assert_eq!(fields, expected);
+    }
+
+    #[test]
+    fn two_listeners_need_two_ports() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        assert!(collide(at("127.0.0.1:8443"), at("[::]:8443")));
+        assert!(collide(at("10.0.0.1:9101"), at("10.0.0.1:9101")));
+        assert!(!collide(at("10.0.0.1:9101"), at("10.0.0.2:9101")));
+        assert!(!collide(at("0.0.0.0:0"), at("0.0.0.0:0")), "each gets a port of its own");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! The request's way, in reading order: [`answer`] is the table of contents · [`receive`] head and body ·
 //! [`authenticate`] who asks · [`admit`] what for · [`attempt`] to one node after the other, as `policy`
-//! chooses them · [`stream`] checks what comes back · [`relay`] hands it on · [`settle`] keeps the record.
+//! chooses them · [`stream`] checks what comes back · [`relay`] hands it on, and [`keep_alive`] fills the waits ·
+//! [`settle`] keeps the record.
 //! Beside it: [`config`] is read at start, [`intent`] keeps the [`routing_table`] and the [`tenants`] what operators
 //! want, [`probe`] watches the nodes, [`admin`] and [`metrics`] tell of it, [`refusal`] is what clients are told,
 //! [`network`] is the sockets.
@@ -15,6 +16,7 @@ mod authenticate;
 mod clock;
 pub mod config;
 mod intent;
+mod keep_alive;
 mod metrics;
 mod network;
 mod probe;
@@ -61,11 +63,15 @@ pub(crate) struct Edge {
     /// None before there was any.
     routing_table: ArcSwapOption<RoutingTable>,
     table_changed: Notify,
+    /// Some node went down or came up.
+    node_changed: Notify,
     refusals: Refusals,
     health: Mutex<Health>,
     upstreams: Upstreams,
     metrics: Arc<Metrics>,
     drain: CancellationToken,
+    /// Until the client of a stream is shown that it is not forgotten.
+    keep_alive: Duration,
 }
 
 /// Why an edge cannot start.
@@ -126,11 +132,17 @@ pub async fn run(prepared: Prepared, shutdown: CancellationToken) -> Result<(), 
         tenants: TenantTable::default(),
         routing_table: ArcSwapOption::empty(),
         table_changed: Notify::new(),
+        node_changed: Notify::new(),
         refusals: Refusals::default(),
         health: Mutex::default(),
-        upstreams: Upstreams::new(&Paths::in_dir(&config.identity).authority, identity.clone()),
+        upstreams: Upstreams::new(
+            &Paths::in_dir(&config.identity).authority,
+            identity.clone(),
+            config.dial_map.clone(),
+        ),
         metrics: metrics.clone(),
         drain: drain.clone(),
+        keep_alive: config.keep_alive,
     });
     // All sockets are bound before the first request is taken, so a busy port costs nobody an answer; and before
     // anything on disk is touched: a start that fails here must not count as one that its picture killed.
@@ -145,7 +157,7 @@ pub async fn run(prepared: Prepared, shutdown: CancellationToken) -> Result<(), 
     let admin = listen(config.admin).await?;
     let followers = intent::open(&edge, &config, &cluster)?;
 
-    let listener = Listener::new(edge.clone(), metrics, drain.clone());
+    let listener = Listener::new(edge.clone(), metrics, drain.clone(), config.proxy_v2_from);
     if let Some(socket) = plain {
         tokio::spawn(listener.clone().accept(socket, None));
     }
@@ -156,7 +168,7 @@ pub async fn run(prepared: Prepared, shutdown: CancellationToken) -> Result<(), 
     let admin = tokio::spawn(axum::serve(admin, admin::routes(told)).into_future());
     let probes = tokio::spawn(probe::probe_all(edge.clone()));
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let (dialer, members) = (Dialer::new(identity.clone()), config.control_plane);
+    let (dialer, members) = (Dialer::new(identity.clone()).through(config.dial_map), config.control_plane);
     followers.go_live(&dialer, &members, &stop, &tasks);
     tasks.spawn(hear_reports(edge.clone(), dialer.clone(), members.clone(), stop.clone()));
     let renewed = client::renew::keep_renewed(identity, config.identity, dialer, members, stop.clone());
@@ -231,14 +243,19 @@ impl Edge {
 
     /// Waits until probes find a node down. A request that hangs there need not wait for its own deadline.
     async fn until_down(&self, node: &NodeKey) {
+        // What comes is worth more than what probes say, so it is given time to come.
+        tokio::time::sleep(DOWN_GRACE).await;
         loop {
-            tokio::time::sleep(DOWN_CHECK_INTERVAL).await;
+            let changed = self.node_changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
             if self.health().node(node).is_some_and(NodeHealth::is_down) {
                 return;
             }
+            changed.await;
         }
     }
 }
 
-const DOWN_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+const DOWN_GRACE: Duration = Duration::from_millis(250);
 const STOP_MAX: Duration = Duration::from_secs(1);

@@ -16,6 +16,7 @@ pub(crate) struct Metrics {
     pub(crate) streams_broken: IntCounter,
     pub(crate) connections: IntGauge,
     pub(crate) connections_refused: IntCounter,
+    pub(crate) proxy_headers_refused: IntCounterVec,
     pub(crate) panics: IntCounter,
     pub(crate) intent_revision: IntGaugeVec,
     pub(crate) intent_live: IntGaugeVec,
@@ -82,7 +83,12 @@ impl Metrics {
             connections: gauge("rhumb_edge_connections", "Open client connections."),
             connections_refused: counter(
                 "rhumb_edge_connections_refused_total",
-                "Connections beyond the bound, in total or for one address.",
+                "Connections beyond a bound: in total, for one address, or of balancers that named no client yet.",
+            ),
+            proxy_headers_refused: counters(
+                "rhumb_edge_proxy_headers_refused_total",
+                "Connections of load balancers that did not say who the client is.",
+                "reason",
             ),
             panics: counter("rhumb_edge_panics_total", "Requests that panicked. Always a defect."),
             intent_revision: gauges(

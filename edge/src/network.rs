@@ -1,7 +1,8 @@
 //! The edge's sockets: everything that knows pingora, behind four types of our own.
 //!
-//! In reading order: [`socket`] a TCP stream that pingora takes · [`listen`] accepts connections and bounds
-//! them · [`http1`] and [`http2`] find requests on a connection · [`client`] one request and its answer ·
+//! In reading order: [`socket`] a TCP stream that pingora takes · [`listen`] accepts connections · [`slots`] bounds
+//! them · [`proxy_header`] whom a balancer speaks for · [`http1`] and [`http2`] find requests on a connection ·
+//! [`client`] one request and its answer ·
 //! [`upstream`] one request to a node and its stream · [`credential`] what nodes are shown · [`tls`] what HTTPS
 //! clients see.
 //!
@@ -13,6 +14,8 @@ mod credential;
 mod http1;
 mod http2;
 pub(crate) mod listen;
+mod proxy_header;
+mod slots;
 mod socket;
 pub(crate) mod tls;
 pub(crate) mod upstream;

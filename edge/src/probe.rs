@@ -1,7 +1,7 @@
-//! Asks each node once a second how it is; one that serves nothing, more often.
+//! Asks each node once a second how it is; one that serves nothing, or has requests of this edge, more often.
 
 use crate::Edge;
-use policy::Node;
+use policy::{Health, Node, NodeHealth};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,6 +16,9 @@ struct Probe {
     server_name: String,
     _task: AbortOnDropHandle<()>,
 }
+
+/// What a node says of each version.
+type Frames = Vec<(ModelVersion, LoadFrame)>;
 
 /// Probes the nodes of the routing table, whatever it becomes.
 pub(crate) async fn probe_all(edge: Arc<Edge>) {
@@ -45,38 +48,75 @@ fn follow(edge: &Arc<Edge>, probes: &mut BTreeMap<NodeKey, Probe>, nodes: &BTree
 }
 
 async fn probe(edge: Arc<Edge>, key: NodeKey, node: Node) {
-    let mut was_down = false;
+    let mut took = Duration::ZERO;
     loop {
         let asked = Instant::now();
-        let answered = tokio::time::timeout(INTERVAL, load(&edge, &node)).await.ok().flatten();
-        let now = edge.clock.now();
-        let is_down = {
-            let mut health = edge.health();
-            match &answered {
-                Some(frames) => health.probe_answered(&key, frames, now),
-                None => health.probe_missed(&key),
-            }
-            health.node(&key).is_some_and(policy::NodeHealth::is_down)
-        };
-        if is_down != was_down {
-            tracing::info!(node = %key, down = is_down, "node changed");
-            was_down = is_down;
+        let answered = ask(&edge, &key, &node, patience(took)).await;
+        if answered.is_some() {
+            took = asked.elapsed();
         }
         let serves = answered.is_some_and(|frames| frames.iter().any(|(_, frame)| frame.replicas > 0));
-        let interval = if serves { INTERVAL } else { INTERVAL_UNTIL_SERVING };
+        let interval = match (serves, edge.health().node(&key).map_or(0, |node| node.in_flight)) {
+            (false, _) => INTERVAL_UNTIL_SERVING,
+            (true, 0) => INTERVAL,
+            (true, _) => INTERVAL_IN_USE,
+        };
         tokio::time::sleep_until(asked + interval).await;
     }
 }
 
+/// Silence counts as missed again and again, so that a node that says nothing is found out while it is still being
+/// asked. But a late answer is an answer: a long way is no reason to give up on a dial half-way.
+async fn ask(edge: &Edge, key: &NodeKey, node: &Node, patience: Duration) -> Option<Frames> {
+    let answer = tokio::time::timeout(ANSWER_MAX, load(edge, node));
+    tokio::pin!(answer);
+    loop {
+        let answered = tokio::select! {
+            biased;
+            answered = &mut answer => answered.ok().flatten(),
+            () = tokio::time::sleep(patience) => {
+                hear(edge, key, None);
+                continue;
+            }
+        };
+        hear(edge, key, answered.as_ref());
+        return answered;
+    }
+}
+
+/// Takes an answer to a probe, or the lack of one, into account.
+fn hear(edge: &Edge, key: &NodeKey, answered: Option<&Frames>) {
+    let now = edge.clock.now();
+    let (was_down, is_down) = {
+        let mut health = edge.health();
+        let is_down = |health: &Health| health.node(key).is_some_and(NodeHealth::is_down);
+        let was_down = is_down(&health);
+        match answered {
+            Some(frames) => health.probe_answered(key, frames, now),
+            None => health.probe_missed(key),
+        }
+        (was_down, is_down(&health))
+    };
+    if is_down != was_down {
+        tracing::info!(node = %key, down = is_down, "node changed");
+        edge.node_changed.notify_waiters();
+    }
+}
+
+/// A node that took long to answer last is given twice that.
+fn patience(took: Duration) -> Duration {
+    (2 * took).clamp(PATIENCE, PATIENCE_MAX)
+}
+
 /// `None` = no answer, or none that can be read.
-async fn load(edge: &Edge, node: &Node) -> Option<Vec<(ModelVersion, LoadFrame)>> {
+async fn load(edge: &Edge, node: &Node) -> Option<Frames> {
     let headers = [(types::header::PROTOCOL, types::header::PROTOCOL_VERSION)];
-    let sent = edge.upstreams.send(node, "GET", "/rhumb/v1/load", &headers, bytes::Bytes::new(), INTERVAL);
+    let sent = edge.upstreams.send(node, "GET", "/rhumb/v1/load", &headers, bytes::Bytes::new(), ANSWER_MAX);
     let mut answer = sent.await.ok()?;
     if answer.status() != 200 {
         return None;
     }
-    let body = answer.read_all(ANSWER_BYTES_MAX, INTERVAL).await.ok()??;
+    let body = answer.read_all(ANSWER_BYTES_MAX, ANSWER_MAX).await.ok()??;
     edge.upstreams.release(answer).await;
     let text = String::from_utf8(body).ok()?;
     // A line that cannot be read is a newer agent's word on one version; it says nothing of the node.
@@ -88,7 +128,15 @@ async fn load(edge: &Edge, node: &Node) -> Option<Vec<(ModelVersion, LoadFrame)>
 }
 
 const INTERVAL: Duration = Duration::from_secs(1);
+/// It is the requests there that wait until a silent node is found out.
+const INTERVAL_IN_USE: Duration = Duration::from_millis(500);
 /// Requests that find no replica are refused until a probe finds one, so a starting node is asked more often.
 const INTERVAL_UNTIL_SERVING: Duration = Duration::from_millis(250);
+/// Three of them make a node down: 1.2 s, in which a lost packet is sent again twice. Twice the longest way round the
+/// world and back.
+const PATIENCE: Duration = Duration::from_millis(400);
+const PATIENCE_MAX: Duration = Duration::from_secs(2);
+/// For three ways there and back on the slowest link, and a dial that begins with a lost packet.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Some two hundred model versions on one node.
 const ANSWER_BYTES_MAX: usize = 64 << 10;

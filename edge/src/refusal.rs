@@ -2,6 +2,7 @@
 
 use openai::{BadRequest, ErrorObject};
 use policy::NoRoute;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -41,7 +42,7 @@ pub(crate) enum Refusal {
     #[error("no region can take the request now: {0}")]
     NoRoute(#[from] NoRoute),
     /// Why is in the log: reasons name regions, which are not a client's business.
-    #[error("none of {attempts} attempts reached an engine that answers; try again")]
+    #[error("no engine answered in {attempts} attempt(s); try again")]
     AttemptsFailed { attempts: u32, retry_after: Option<Duration> },
 }
 
@@ -73,7 +74,7 @@ impl Refusal {
         (status, if about_model { error.about("model") } else { error })
     }
 
-    /// How long the client should wait; SDKs take at most 120 s.
+    /// How long the client should wait.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         let wait = match self {
             Self::TooManyBytes => Duration::from_secs(1),
@@ -83,7 +84,7 @@ impl Refusal {
             Self::AttemptsFailed { retry_after, .. } => retry_after.unwrap_or(Duration::from_secs(1)),
             _ => return None,
         };
-        Some(wait.min(RETRY_AFTER_MAX))
+        Some(wait.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX))
     }
 
     /// False where the same request can only meet the same refusal; SDKs would try 408 and 5xx again.
@@ -99,6 +100,23 @@ impl Refusal {
     }
 }
 
+/// What an engine says of a request that it refuses, as the data of an event: the same words on one line.
+pub(crate) fn in_band(refusal: &[u8]) -> String {
+    #[derive(Serialize, Deserialize)]
+    struct Body {
+        error: serde_json::Map<String, serde_json::Value>,
+    }
+    let body = serde_json::from_slice(refusal).and_then(|body: Body| serde_json::to_string(&body));
+    // Without `error` around it, SDKs would take it for a part of the answer.
+    body.unwrap_or_else(|_| {
+        ErrorObject::new("the engine refused the request", "invalid_request_error", "invalid_request")
+            .to_json()
+    })
+}
+
+/// As long as SDKs wait by themselves; sooner, they would waste their tries.
+const RETRY_AFTER_MIN: Duration = Duration::from_millis(500);
+/// SDKs wait no longer.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(120);
 
 #[cfg(test)]
@@ -119,5 +137,16 @@ mod tests {
         assert_eq!(seen(Refusal::NoRoute(NoRoute::Down)), (503, "no_capacity".into()));
         let forever = NoRoute::BreakersOpen { wait: Duration::from_secs(3600) };
         assert_eq!(Refusal::NoRoute(forever).retry_after(), Some(RETRY_AFTER_MAX));
+        let now = NoRoute::BreakersOpen { wait: Duration::ZERO };
+        assert_eq!(Refusal::NoRoute(now).retry_after(), Some(RETRY_AFTER_MIN));
+    }
+
+    #[test]
+    fn an_engines_refusal_fits_into_one_event_whatever_it_is() {
+        let pretty = b"{\n  \"error\": { \"message\": \"too\\nlong\",\n \"code\": 400 }, \"more\": 1\n}";
+        assert_eq!(in_band(pretty), r#"{"error":{"code":400,"message":"too\nlong"}}"#);
+        for foreign in [r#"{"object":"error"}"#, r#"{"error":"no"}"#, "<html>", ""] {
+            assert!(in_band(foreign.as_bytes()).contains(r#""code":"invalid_request""#), "{foreign}");
+        }
     }
 }

@@ -2,9 +2,10 @@
 
 use crate::answer::Stop;
 use crate::attempt::{Answering, Asked, Attempts, NodeFailed};
-use crate::network::client::{Client, ClientGone};
+use crate::keep_alive::KeepAlive;
+use crate::network::client::Client;
 use crate::settle::{Ended, Record};
-use crate::stream::{Form, Stream, StreamError};
+use crate::stream::Form;
 use openai::sse::{DONE, write_event};
 use openai::{ErrorObject, Usage};
 use policy::Outcome;
@@ -14,19 +15,23 @@ use std::time::Duration;
 pub(crate) async fn relay(
     client: &mut Client,
     attempts: &mut Attempts<'_>,
+    mut keep_alive: KeepAlive,
     asked: &Asked,
     record: &mut Record<'_>,
 ) -> Result<(), Stop> {
     loop {
-        let begun = attempts.next(client).await;
+        let begun = attempts.next(client, &mut keep_alive).await;
         record.attempted(attempts.count(), attempts.node());
+        if client.has_begun() {
+            record.kept_alive();
+        }
         let answering = begun?;
         record.first_token(answering.stream.prompt_tokens());
         if asked.stream {
-            return relay_events(client, answering, record).await;
+            return relay_events(client, keep_alive, answering, record).await;
         }
         // Nothing has reached the client yet, so a whole answer that breaks is simply asked for again.
-        if relay_whole(client, attempts, answering, record).await? {
+        if relay_whole(client, attempts, &mut keep_alive, answering, record).await? {
             return Ok(());
         }
     }
@@ -34,16 +39,12 @@ pub(crate) async fn relay(
 
 async fn relay_events(
     client: &mut Client,
+    mut keep_alive: KeepAlive,
     answering: Answering<'_>,
     record: &mut Record<'_>,
 ) -> Result<(), Stop> {
     let Answering { turn, mut stream, .. } = answering;
-    let headers = [
-        ("content-type", "text/event-stream"),
-        ("cache-control", "no-cache"),
-        ("x-request-id", record.request_id()),
-    ];
-    let mut sent = client.begin_stream(&headers).await;
+    let mut sent = client.begin_events(record.request_id()).await;
     while sent.is_ok() {
         let mut events = stream.take_events();
         let tokens = stream.completion_tokens();
@@ -63,13 +64,15 @@ async fn relay_events(
             break;
         }
         record.delivered(tokens, Ended::ClientGone);
-        match advance(client, &mut stream).await {
+        keep_alive.sent();
+        match keep_alive.during(client, stream.advance(STALL_MAX)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::warn!(node = %turn.node, request = record.request_id(), %error, "stream broke");
                 turn.end(Outcome::Failed);
                 record.delivered(stream.completion_tokens(), Ended::Broken);
-                return end_broken(client, stream.take_events()).await;
+                client.end_events(stream.take_events(), &cut_off().to_json()).await?;
+                return Ok(());
             }
             Err(gone) => sent = Err(gone),
         }
@@ -81,18 +84,25 @@ async fn relay_events(
 async fn relay_whole(
     client: &mut Client,
     attempts: &mut Attempts<'_>,
+    keep_alive: &mut KeepAlive,
     answering: Answering<'_>,
     record: &mut Record<'_>,
 ) -> Result<bool, Stop> {
     let Answering { turn, mut stream, replica } = answering;
     while !stream.is_done() {
-        match advance(client, &mut stream).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                attempts.failed(turn, NodeFailed::broken(&error, replica))?;
-                return Ok(false);
+        let advanced = async {
+            tokio::select! {
+                biased;
+                advanced = stream.advance(STALL_MAX) => {
+                    advanced.map_err(|error| NodeFailed::broken(&error, replica.clone()))
+                }
+                // A new attempt is free here, and sooner done than a stall is certain.
+                () = turn.until_down() => Err(NodeFailed::silent(replica.clone())),
             }
-            Err(ClientGone) => return Err(Stop::ClientGone),
+        };
+        if let Err(failed) = keep_alive.during(client, advanced).await? {
+            attempts.failed(turn, failed)?;
+            return Ok(false);
         }
     }
     let tokens = stream.completion_tokens();
@@ -113,23 +123,8 @@ async fn relay_whole(
     Ok(true)
 }
 
-/// The next events, unless the client leaves first.
-async fn advance(client: &mut Client, stream: &mut Stream) -> Result<Result<(), StreamError>, ClientGone> {
-    tokio::select! {
-        biased;
-        advanced = stream.advance(STALL_MAX) => Ok(advanced),
-        gone = client.gone() => Err(gone),
-    }
-}
-
-/// SDKs take a clean end for success, so the error goes in-band, after the events that still came, and `[DONE]`
-/// is withheld.
-async fn end_broken(client: &mut Client, mut events: Vec<u8>) -> Result<(), Stop> {
-    let error =
-        ErrorObject::new("the answer was cut off before its end", "server_error", "stream_interrupted");
-    write_event(&mut events, None, error.to_json().as_bytes());
-    client.write(events.into(), true).await?;
-    Ok(())
+fn cut_off() -> ErrorObject {
+    ErrorObject::new("the answer was cut off before its end", "server_error", "stream_interrupted")
 }
 
 /// Far above the slowest step of a loaded engine.

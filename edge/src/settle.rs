@@ -1,12 +1,14 @@
 //! What is kept of a request when it is over, whatever way it ended.
 
 use crate::Edge;
+use std::net::SocketAddr;
 use types::{ModelVersion, Monotonic, NodeKey, RequestId, TenantName};
 
 /// The access record of one request. It is written when dropped, so that no way out forgets it.
 pub(crate) struct Record<'a> {
     edge: &'a Edge,
     request_id: String,
+    client: Option<SocketAddr>,
     began: Monotonic,
     tenant: Option<TenantName>,
     version: Option<ModelVersion>,
@@ -42,10 +44,11 @@ impl Ended {
 
 impl<'a> Record<'a> {
     /// Until something else is known, the client has left.
-    pub(crate) fn begin(edge: &'a Edge, request_id: RequestId) -> Self {
+    pub(crate) fn begin(edge: &'a Edge, request_id: RequestId, client: Option<SocketAddr>) -> Self {
         Self {
             edge,
             request_id: request_id.to_string(),
+            client,
             began: edge.clock.now(),
             tenant: None,
             version: None,
@@ -81,6 +84,11 @@ impl<'a> Record<'a> {
         self.prompt_tokens = prompt_tokens;
     }
 
+    /// The client has the head of an answer that may never come.
+    pub(crate) fn kept_alive(&mut self) {
+        self.status = Some(200);
+    }
+
     /// Tokens that were written to the client, and how it would have ended if that was all.
     pub(crate) fn delivered(&mut self, completion_tokens: u64, ended: Ended) {
         self.completion_tokens = completion_tokens;
@@ -88,8 +96,9 @@ impl<'a> Record<'a> {
         self.status = Some(200);
     }
 
+    /// `status` is what the client was told, unless a head was out before.
     pub(crate) fn refused(&mut self, status: u16) {
-        self.status = Some(status);
+        self.status.get_or_insert(status);
         self.ended = Ended::Refused;
     }
 
@@ -115,6 +124,7 @@ impl Drop for Record<'_> {
         tracing::debug!(
             target: ACCESS_LOG,
             request = self.request_id,
+            client = self.client.as_ref().map(tracing::field::display),
             tenant = self.tenant.as_ref().map(tracing::field::display),
             node = self.node.as_ref().map(tracing::field::display),
             version = self.version.as_ref().map(tracing::field::display),

@@ -115,6 +115,7 @@ impl Health {
         }
     }
 
+    /// A probe was refused, or not answered for a while.
     pub fn probe_missed(&mut self, key: &NodeKey) {
         if let Some(node) = self.nodes.get_mut(key) {
             node.probes_missed = node.probes_missed.saturating_add(1);

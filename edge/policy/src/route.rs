@@ -1,8 +1,8 @@
 //! Chooses the nodes that may serve a request, best first.
 //!
 //! Filters hold hard facts and are never bent; each says which nodes it struck out. What is left is ordered:
-//! nodes that this request has not tried before those it has, near regions before far ones, then the fewest
-//! of this edge's own requests in flight.
+//! nodes that this request has not tried before those it has, regions that failed it less often before those that
+//! failed it more, near regions before far ones, then the fewest of this edge's own requests in flight.
 
 use crate::health::{Health, NodeHealth, Readiness};
 use crate::table::RoutingTable;
@@ -32,6 +32,8 @@ pub struct Plan {
 pub struct Choice {
     pub node: NodeKey,
     pub tries: usize,
+    /// Attempts of this request in the node's region, as far as they speak against it.
+    pub region_tries: usize,
     pub distance_km: f64,
     pub in_flight: u32,
 }
@@ -81,6 +83,7 @@ pub fn route(
     now: Monotonic,
 ) -> Result<Plan, NoRoute> {
     let unseen = NodeHealth::default();
+    let tries_in = |region: &RegionName| ask.tried.iter().filter(|tried| tried.region == *region).count();
     let mut choices = Vec::new();
     let mut vetoes = Vec::new();
     for key in table.nodes.keys() {
@@ -90,6 +93,7 @@ pub fn route(
             None => choices.push(Choice {
                 node: key.clone(),
                 tries: ask.tried.iter().filter(|tried| *tried == key).count(),
+                region_tries: tries_in(&key.region).saturating_sub(REGION_TRIES_FREE),
                 distance_km: distance_km(table, here, &key.region),
                 in_flight: seen.in_flight,
             }),
@@ -101,6 +105,7 @@ pub fn route(
     choices.sort_by(|left, right| {
         left.tries
             .cmp(&right.tries)
+            .then(left.region_tries.cmp(&right.region_tries))
             .then(left.distance_km.total_cmp(&right.distance_km))
             .then(left.in_flight.cmp(&right.in_flight))
             .then_with(|| left.node.cmp(&right.node))
@@ -155,6 +160,10 @@ fn distance_km(table: &RoutingTable, here: &RegionName, there: &RegionName) -> f
         _ => f64::MAX,
     }
 }
+
+/// One node may fail alone, and the next is near. Two failures are their region's, which a third node there would
+/// hardly escape; from then on regions share what attempts are left.
+const REGION_TRIES_FREE: usize = 1;
 
 #[cfg(test)]
 mod tests {
@@ -233,6 +242,31 @@ mod tests {
         let tried = [key("us-east/n1"), key("us-east/n2"), key("us-east/n1")];
         let plan = route(&table, &health, &region("us-east"), ask(None, &tried), at(0));
         assert_eq!(order(plan), ["eu-west/n1", "ap-south/n1", "us-east/n2", "us-east/n1"]);
+    }
+
+    #[test]
+    fn the_second_failure_in_a_region_sends_a_request_out_of_it() {
+        let (mut table, _) = world();
+        let third = table.nodes[&key("us-east/n1")].clone();
+        table.nodes.insert(key("us-east/n3"), third);
+        let plan = |table: &RoutingTable, tried: &[NodeKey]| {
+            order(route(table, &Health::default(), &region("us-east"), ask(None, tried), at(0)))
+        };
+        let first = [key("us-east/n1")];
+        assert_eq!(plan(&table, &first)[..3], ["us-east/n2", "us-east/n3", "eu-west/n1"]);
+        let both = [key("us-east/n1"), key("us-east/n2")];
+        assert_eq!(plan(&table, &both)[..3], ["eu-west/n1", "ap-south/n1", "us-east/n3"]);
+        // Two regions failed: they take turns.
+        let europe = table.nodes[&europe_node()].clone();
+        table
+            .nodes
+            .extend(["eu-west/n2", "eu-west/n3", "us-east/n4"].map(|node| (key(node), europe.clone())));
+        table.nodes.remove(&key("ap-south/n1"));
+        let mut tried = both.to_vec();
+        for next in ["eu-west/n1", "eu-west/n2", "us-east/n3", "eu-west/n3", "us-east/n4"] {
+            assert_eq!(plan(&table, &tried)[0], next);
+            tried.push(key(next));
+        }
     }
 
     #[test]

@@ -3,9 +3,11 @@
 use crate::refusal::Refusal;
 use bytes::Bytes;
 use openai::ErrorObject;
+use openai::sse::write_event;
 use pingora_core::ErrorType;
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// The client left before its answer was complete.
@@ -54,6 +56,11 @@ impl Client {
         self.state == State::Answered
     }
 
+    /// Whose request this is, as far as the network knows: the peer, or whom its balancer names.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.session.client_addr()?.as_inet().copied()
+    }
+
     pub(crate) fn method(&self) -> &str {
         self.session.req_header().method.as_str()
     }
@@ -70,6 +77,11 @@ impl Client {
     pub(crate) fn names_its_host(&self) -> bool {
         let head = self.session.req_header();
         head.version != http::Version::HTTP_11 || head.headers.contains_key("host")
+    }
+
+    /// Whether the head of an answer is out, and its status with it.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.state != State::Asked
     }
 
     fn is_head_request(&self) -> bool {
@@ -129,9 +141,13 @@ impl Client {
         self.write(body, true).await
     }
 
-    /// The head of a stream.
-    pub(crate) async fn begin_stream(&mut self, headers: &[(&'static str, &str)]) -> Result<(), ClientGone> {
-        let mut head = response_head(200, headers);
+    /// The head of a stream of events, unless it is out already.
+    pub(crate) async fn begin_events(&mut self, request_id: &str) -> Result<(), ClientGone> {
+        if self.has_begun() {
+            return Ok(());
+        }
+        let mut head =
+            response_head(200, &[EVENTS, ("cache-control", "no-cache"), ("x-request-id", request_id)]);
         // An HTTP/1.0 client knows no chunks: its stream ends with the connection.
         if self.session.req_header().version == http::Version::HTTP_11 {
             head.insert_header("transfer-encoding", "chunked").expect("a header value");
@@ -151,12 +167,19 @@ impl Client {
         Ok(())
     }
 
+    /// Ends a stream that cannot be completed. SDKs take a clean end for success, so the error goes in-band, after
+    /// the events that still came, and `[DONE]` is withheld.
+    pub(crate) async fn end_events(&mut self, mut events: Vec<u8>, error: &str) -> Result<(), ClientGone> {
+        write_event(&mut events, None, error.as_bytes());
+        self.write(events.into(), true).await
+    }
+
     pub(crate) async fn refuse(&mut self, refusal: &Refusal, request_id: &str) -> Result<(), ClientGone> {
         let (status, error) = refusal.to_client();
         let mut headers = vec![JSON, ("x-request-id", request_id)];
-        let retry_after = refusal.retry_after().map(|wait| wait.as_secs().max(1).to_string());
-        if let Some(seconds) = &retry_after {
-            headers.push(("retry-after", seconds));
+        let retry_after = refusal.retry_after().map(retry_after);
+        if let Some([seconds, millis]) = &retry_after {
+            headers.extend([("retry-after", seconds.as_str()), ("retry-after-ms", millis.as_str())]);
         }
         if let Some(allowed) = refusal.allowed_methods() {
             headers.push(("allow", allowed));
@@ -205,6 +228,26 @@ fn response_head(status: u16, headers: &[(&'static str, &str)]) -> ResponseHeade
     head
 }
 
+/// Rounded up, in seconds and in milliseconds: who comes back too early is refused once more. SDKs go by the
+/// milliseconds.
+fn retry_after(wait: Duration) -> [String; 2] {
+    [1_000_000_000, 1_000_000].map(|unit| wait.as_nanos().div_ceil(unit).to_string())
+}
+
+const EVENTS: (&str, &str) = ("content-type", "text/event-stream");
 const JSON: (&str, &str) = ("content-type", "application/json");
 const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
 const READ_STALL_MAX: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_client_is_told_to_come_back_too_early() {
+        let told = |millis| retry_after(Duration::from_millis(millis));
+        assert_eq!(told(1900), ["2", "1900"]);
+        assert_eq!(told(2000), ["2", "2000"]);
+        assert_eq!(retry_after(Duration::from_micros(1_000_001)), ["2", "1001"]);
+    }
+}

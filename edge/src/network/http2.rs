@@ -70,17 +70,34 @@ pub(super) async fn serve<A: Answer>(listener: &Arc<Listener<A>>, stream: Stream
 async fn answer<A: Answer>(listener: &Listener<A>, session: HttpSession) {
     let mut client = Client::new(ServerSession::new_http2(session));
     if listener.answer(&mut client).await {
-        let _ = client.into_session().finish().await;
+        let mut session = client.into_session();
+        linger(&mut session).await;
+        let _ = session.finish().await;
     } else {
         client.into_session().shutdown().await;
     }
+}
+
+/// Answered before the whole body came: HTTP/2 lets a server end the stream with a reset then, but curl 7.88, which
+/// Debian 12 has, forgets most answers over it. So the body may come to its end, within a bound; and the answer is
+/// out long before a reset where it does not. Nobody waits for this.
+async fn linger(session: &mut ServerSession) {
+    let swallow = async {
+        let mut left = LINGER_BYTES_MAX;
+        while !session.is_body_done() {
+            let Ok(Some(bytes)) = session.read_request_body().await else { return };
+            let Some(rest) = left.checked_sub(bytes.len()) else { return };
+            left = rest;
+        }
+    };
+    let _ = timeout(LINGER_MAX, swallow).await;
 }
 
 /// All limits set, none defaulted.
 fn options() -> H2Options {
     let mut options = server::default_h2_options();
     options
-        .initial_window_size(64 << 10)
+        .initial_window_size(WINDOW_BYTES)
         .initial_connection_window_size(1 << 20)
         .max_concurrent_streams(128)
         .max_header_list_size(HEAD_BYTES_MAX as u32)
@@ -92,6 +109,10 @@ fn options() -> H2Options {
     options
 }
 
+const WINDOW_BYTES: u32 = 64 << 10;
+/// What a client may send without hearing from the edge.
+const LINGER_BYTES_MAX: usize = WINDOW_BYTES as usize;
+const LINGER_MAX: Duration = Duration::from_secs(2);
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_DEADLINE: Duration = Duration::from_secs(10);
 /// Malformed requests on one connection before it is not worth having.

@@ -1,20 +1,20 @@
 //! Accepts connections, bounds their number, and finds out which protocol each speaks.
 
 use super::client::Client;
+use super::slots::{Holder, Slot, Slots};
 use super::socket::Socket;
 use super::tls::HttpsAcceptor;
-use super::{HEAD_DEADLINE, http1, http2};
+use super::{HEAD_DEADLINE, http1, http2, proxy_header};
 use crate::metrics::Metrics;
 use bytes::BytesMut;
 use futures_util::FutureExt;
 use pingora_core::protocols::{ALPN, Stream};
-use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,19 +30,20 @@ pub(crate) struct Listener<A> {
     /// Finish what has begun, take no further request.
     pub(crate) drain: CancellationToken,
     pub(crate) connections: TaskTracker,
-    slots: Mutex<Slots>,
-}
-
-#[derive(Default)]
-struct Slots {
-    total: usize,
-    by_address: HashMap<IpAddr, usize>,
+    slots: Slots,
+    /// These say who the client is, by a PROXY header. Nobody else's first bytes are taken for one.
+    balancers: Vec<IpAddr>,
 }
 
 impl<A: Answer> Listener<A> {
-    pub(crate) fn new(answerer: A, metrics: Arc<Metrics>, drain: CancellationToken) -> Arc<Self> {
-        let connections = TaskTracker::new();
-        Arc::new(Self { answerer, metrics, drain, connections, slots: Mutex::default() })
+    pub(crate) fn new(
+        answerer: A,
+        metrics: Arc<Metrics>,
+        drain: CancellationToken,
+        balancers: Vec<IpAddr>,
+    ) -> Arc<Self> {
+        let (connections, slots) = (TaskTracker::new(), Slots::new(metrics.connections.clone()));
+        Arc::new(Self { answerer, metrics, drain, connections, slots, balancers })
     }
 
     /// Accepts until the drain begins.
@@ -58,17 +59,50 @@ impl<A: Answer> Listener<A> {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            let Some(slot) = Slot::take(&self, from.ip()) else {
+            // A socket for both families sees IPv4 addresses in the clothes of the other.
+            let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+            let is_balancer = self.balancers.contains(&from.ip());
+            let holder = if is_balancer { Holder::Unnamed } else { Holder::Address(from.ip()) };
+            let Some(mut slot) = self.slots.take(holder) else {
                 self.metrics.connections_refused.inc();
                 continue;
             };
             let (listener, tls) = (self.clone(), tls.clone());
             self.connections.spawn(async move {
-                let _slot = slot;
+                let mut stream = stream;
+                let client = match is_balancer {
+                    true => listener.client_behind(from, &mut stream, &mut slot).await,
+                    false => Some(from),
+                };
+                let Some(client) = client else { return };
                 // A broken connection is the client's business; there is nobody left to tell.
-                let _ = listener.serve(Socket::new(stream), tls).await;
+                let _ = listener.serve(Socket::new(stream, client), tls).await;
+                drop(slot);
             });
         }
+    }
+
+    /// The client whom a balancer speaks for; itself when it names none. `None` = its connection must end.
+    async fn client_behind(
+        &self,
+        balancer: SocketAddr,
+        stream: &mut TcpStream,
+        slot: &mut Slot,
+    ) -> Option<SocketAddr> {
+        let client = match proxy_header::read(stream).await {
+            Ok(client) => client.unwrap_or(balancer),
+            Err(error) => {
+                if let Some(reason) = error.reason() {
+                    self.metrics.proxy_headers_refused.with_label_values(&[reason]).inc();
+                }
+                return None;
+            }
+        };
+        if !slot.name(client.ip()) {
+            self.metrics.connections_refused.inc();
+            return None;
+        }
+        Some(client)
     }
 
     /// `None` = the connection broke before it said what it wants.
@@ -125,47 +159,41 @@ async fn is_h2_preface(socket: &mut Socket, ahead: &mut BytesMut) -> Option<bool
     }
 }
 
-/// The right to one connection, given back when it ends.
-struct Slot<A> {
-    listener: Arc<Listener<A>>,
-    address: IpAddr,
-}
-
-impl<A> Slot<A> {
-    fn take(listener: &Arc<Listener<A>>, address: IpAddr) -> Option<Self> {
-        let mut slots = listener.slots.lock().expect("no holder of this lock panics");
-        let total = slots.total;
-        let from_here = slots.by_address.entry(address).or_default();
-        if total >= CONNECTIONS_MAX || *from_here >= CONNECTIONS_PER_ADDRESS_MAX {
-            if *from_here == 0 {
-                slots.by_address.remove(&address);
-            }
-            return None;
-        }
-        *from_here += 1;
-        slots.total += 1;
-        listener.metrics.connections.inc();
-        Some(Self { listener: listener.clone(), address })
-    }
-}
-
-impl<A> Drop for Slot<A> {
-    fn drop(&mut self) {
-        let mut slots = self.listener.slots.lock().expect("no holder of this lock panics");
-        slots.total -= 1;
-        if let Some(count) = slots.by_address.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                slots.by_address.remove(&self.address);
-            }
-        }
-        self.listener.metrics.connections.dec();
-    }
-}
-
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const READ_AHEAD_BYTES: usize = 4096;
-/// An idle one costs some 100 KiB of buffers, 2 GiB at the bound; one with many h2 streams a few MiB.
-const CONNECTIONS_MAX: usize = 20_000;
-/// Enough for a large service behind one address, too few for one address to take all.
-const CONNECTIONS_PER_ADDRESS_MAX: usize = 12_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+
+    struct Nobody;
+
+    impl Answer for Nobody {
+        async fn answer(&self, _client: &mut Client) {}
+    }
+
+    #[tokio::test]
+    async fn a_connection_counts_for_whom_its_balancer_names() {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let edge = socket.local_addr().unwrap();
+        let (balancer, client) = (edge.ip(), IpAddr::from([203, 0, 113, 7]));
+        let drain = CancellationToken::new();
+        let listener = Listener::new(Nobody, Arc::new(Metrics::new()), drain.clone(), vec![balancer]);
+        let accepting = tokio::spawn(listener.clone().accept(socket, None));
+        let header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c\xcb\x00\x71\x07\xc0\x00\x02\x01\x12\x34\x01\xbb";
+        let mut connection = TcpStream::connect(edge).await.unwrap();
+        connection.write_all(header).await.unwrap();
+        let until_held = async |count| {
+            while listener.slots.held_by(client) != count {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(HEAD_DEADLINE, until_held(1)).await.expect("counts soon");
+        assert_eq!(listener.slots.held_by(balancer), 0);
+        drop(connection);
+        tokio::time::timeout(HEAD_DEADLINE, until_held(0)).await.expect("given back soon");
+        drain.cancel();
+        accepting.await.unwrap();
+    }
+}

@@ -3,12 +3,14 @@
 
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
+use pingora_core::protocols::l4::socket::SocketAddr as PeerAddr;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID,
 };
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,14 +32,16 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    /// `client` need not be who is connected: a balancer may stand between.
+    pub(super) fn new(stream: TcpStream, client: SocketAddr) -> Self {
         // Tokens are small and late; waiting to fill a packet would only add to that.
         let _ = stream.set_nodelay(true);
-        let digest = Arc::new(SocketDigest::from_raw_fd(stream.as_raw_fd()));
+        let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
+        let _ = digest.peer_addr.set(Some(PeerAddr::Inet(client)));
         Self {
             stream: BufWriter::with_capacity(WRITE_BUFFER_BYTES, stream),
             ahead: BytesMut::new(),
-            digest,
+            digest: Arc::new(digest),
             established: SystemTime::now(),
             stalled: None,
         }

@@ -15,11 +15,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Semaphore;
+use types::DialMap;
 
 /// Connections to all nodes, under this edge's identity.
 pub(crate) struct Upstreams {
     connector: Connector,
     credential: Credential,
+    dial_map: DialMap,
     /// By server name, of which there are as many as nodes in the routing table.
     dials: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
@@ -37,6 +39,8 @@ pub(crate) struct Upstream {
 pub(crate) enum UpstreamError {
     #[error("cannot connect")]
     Connect(#[source] Box<pingora_core::Error>),
+    #[error("other requests dial there, and none got through for {} s", .0.as_secs())]
+    Undialled(Duration),
     #[error("the connection broke before the head of the answer")]
     NoHead(#[source] Box<pingora_core::Error>),
     #[error("the stream broke")]
@@ -49,13 +53,20 @@ pub(crate) enum UpstreamError {
     Unreadable(#[from] EventTooLong),
 }
 
+impl UpstreamError {
+    /// False where the node cannot have seen anything of the request.
+    pub(crate) fn reached_the_node(&self) -> bool {
+        !matches!(self, Self::Connect(_) | Self::Undialled(_))
+    }
+}
+
 impl Upstreams {
     /// The authority (PEM) must have been read before: pingora panics on a file that it cannot use.
-    pub(crate) fn new(authority: &Path, identity: Arc<Live>) -> Self {
+    pub(crate) fn new(authority: &Path, identity: Arc<Live>, dial_map: DialMap) -> Self {
         let mut options = ConnectorOptions::new(IDLE_CONNECTIONS_MAX);
         options.ca_file = Some(authority.to_string_lossy().into_owned());
         let (connector, credential) = (Connector::new(Some(options)), Credential::new(identity));
-        Self { connector, credential, dials: Mutex::default() }
+        Self { connector, credential, dial_map, dials: Mutex::default() }
     }
 
     /// Forgets nodes that are not in the table any more.
@@ -75,7 +86,7 @@ impl Upstreams {
         body: Bytes,
         head_deadline: Duration,
     ) -> Result<Upstream, UpstreamError> {
-        let mut peer = peer(node);
+        let mut peer = peer(node, &self.dial_map);
         self.credential.show(&mut peer);
         // A pooled connection may have died unseen; that says nothing of the node, so one more try is free.
         let mut tried_again = false;
@@ -108,7 +119,7 @@ impl Upstreams {
         // would dial at once; those who wait a moment find it again.
         // A node that swallows every dial must not make its requests wait in turn.
         let dial = tokio::time::timeout(CONNECT_WITH_TLS_MAX, dials.acquire_owned()).await;
-        let dial = dial.map_err(|_| UpstreamError::Stalled(CONNECT_WITH_TLS_MAX))?;
+        let dial = dial.map_err(|_| UpstreamError::Undialled(CONNECT_WITH_TLS_MAX))?;
         let _dial = dial.expect("the semaphore is never closed");
         self.connector.get_http_session(peer).await.map_err(UpstreamError::Connect)
     }
@@ -194,8 +205,8 @@ impl Upstream {
     }
 }
 
-fn peer(node: &Node) -> HttpPeer {
-    let mut peer = HttpPeer::new(node.ingress, true, node.server_name.clone());
+fn peer(node: &Node, dial_map: &DialMap) -> HttpPeer {
+    let mut peer = HttpPeer::new(dial_map.dialled(node.ingress), true, node.server_name.clone());
     peer.options.set_http_version(2, 2);
     peer.options.connection_timeout = Some(CONNECT_MAX);
     peer.options.total_connection_timeout = Some(CONNECT_WITH_TLS_MAX);
@@ -226,7 +237,8 @@ fn request_head(
     head
 }
 
-const CONNECT_MAX: Duration = Duration::from_secs(1);
+/// A first packet that is lost is sent again after a second.
+const CONNECT_MAX: Duration = Duration::from_secs(2);
 const CONNECT_WITH_TLS_MAX: Duration = Duration::from_secs(3);
 const EARLY_ANSWER_MAX: Duration = Duration::from_secs(1);
 const IDLE_MAX: Duration = Duration::from_secs(60);

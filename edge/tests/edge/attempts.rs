@@ -111,7 +111,9 @@ async fn three_attempts_are_enough() {
     world.far.will(fails());
     let got = world.ask(STREAM).await;
     assert_eq!(got.status, 503, "{}", got.body);
-    assert!(got.body.contains("upstream_failed") && got.headers.contains_key("retry-after"), "{}", got.body);
+    assert!(got.body.contains("upstream_failed"), "{}", got.body);
+    let told = ["retry-after", "retry-after-ms"].map(|name| got.headers[name].to_str().unwrap());
+    assert_eq!(told, ["1", "1000"]);
     assert!(!got.body.contains("us-east") && !got.body.contains("eu-west"), "no client learns of regions");
     assert_eq!((world.near.seen().len(), world.far.seen().len()), (2, 1));
 }
@@ -148,7 +150,7 @@ async fn residency_holds_even_when_that_region_fails() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_is_left_at_once() {
     let world = World::start().await;
-    world.near.will([Act::Hang]);
+    world.near.will([Act::HangAfter(1)]);
     let left = world.near.left();
     let (status, _, answer) = world.begin("anyone", STREAM).await;
     assert_eq!(status, 200);

@@ -2,6 +2,7 @@
 
 use crate::node::Node;
 use client::Picture;
+use std::net::SocketAddr;
 use types::intent::{
     self, Deployment, Drain, EngineSettings, Incarnation, Kind, Placement, Policy, Position, Region,
     Resource, Resume, Revision, Stored, Tenant, Version, Zone,
@@ -43,10 +44,15 @@ pub fn drain(scope: &str) -> Resource {
 }
 
 pub fn node(region: &str, node: &Node) -> Resource {
+    node_at(region, "n1", node.address)
+}
+
+/// A node that is known to be at an address.
+pub fn node_at(region: &str, name: &str, ingress: SocketAddr) -> Resource {
     Resource::Node(intent::Node {
-        key: format!("{region}/n1").parse().unwrap(),
+        key: format!("{region}/{name}").parse().unwrap(),
         zone: "a".parse().unwrap(),
-        ingress: node.address,
+        ingress,
         server_name: format!("n1.region-agent.{region}.rhumb.internal"),
     })
 }

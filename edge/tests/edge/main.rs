@@ -5,11 +5,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod access;
 mod alone;
 mod attempts;
+mod balancer;
 mod changes;
 mod identity;
 mod intent;
+mod keep_alive;
+mod link;
+mod links;
 mod member;
 mod node;
+mod refusals;
 mod world;

@@ -36,12 +36,14 @@ pub enum Act {
     EndAfter(usize),
     /// The event of this number belongs to another stream.
     Corrupt(usize),
-    /// A head and one event, then silence until the edge leaves.
-    Hang,
+    /// A head, so many events, then silence until the edge leaves.
+    HangAfter(usize),
     /// All events and `[DONE]`, those after this many not before [`Node::go_on`].
     WaitAfter(usize),
     /// A head that tells of more prompt tokens than there can be.
     Lie,
+    /// Nothing before [`Node::go_on`], then something else, as a node whose requests queue.
+    Later(Box<Act>),
 }
 
 /// What reached a node.
@@ -154,9 +156,18 @@ async fn play(stage: Arc<Stage>, request: Request<Incoming>) -> Result<Response<
         return Ok(Response::new(whole(stage.load.clone())));
     }
     let (head, body) = request.into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
+    // One that is cut short was not sent to this node in earnest.
+    let Ok(body) = body.collect().await else { return Ok(Response::new(whole(String::new()))) };
+    let body = body.to_bytes();
     stage.seen.lock().unwrap().push(Seen { headers: head.headers, body });
     let act = stage.acts.lock().unwrap().pop_front().unwrap_or(Act::Serve);
+    let act = match act {
+        Act::Later(act) => {
+            stage.cue.notified().await;
+            *act
+        }
+        act => act,
+    };
     let answer = Response::builder().header(header::REPLICA, &stage.replica);
     Ok(match act {
         Act::Fail(failure) => {
@@ -191,8 +202,7 @@ fn stream(stage: &Arc<Stage>, act: &Act, prompt: PrefixHash) -> Body {
     let (send, frames) = mpsc::unbounded_channel();
     let mut position = StreamPosition::start(prompt);
     let count = match act {
-        Act::BreakAfter(count) | Act::EndAfter(count) => *count,
-        Act::Hang => 1,
+        Act::BreakAfter(count) | Act::EndAfter(count) | Act::HangAfter(count) => *count,
         _ => TEXTS.len(),
     };
     let mut later = Vec::new();
@@ -222,7 +232,7 @@ fn stream(stage: &Arc<Stage>, act: &Act, prompt: PrefixHash) -> Body {
             });
         }
         Act::EndAfter(_) => {}
-        Act::Hang => {
+        Act::HangAfter(_) => {
             let stage = stage.clone();
             tokio::spawn(async move {
                 send.closed().await;

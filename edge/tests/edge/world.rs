@@ -5,6 +5,7 @@ use crate::member::Member;
 use crate::node::Node;
 use bytes::Bytes;
 use client::{Interest, MemberAddress};
+use edge::config::TlsFile;
 use edge::{Config, File, StartError};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
@@ -18,15 +19,16 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use types::DialMap;
 use types::intent::{Kind, Resource};
 
 pub struct World {
     pub near: Node,
     pub far: Node,
-    edge: SocketAddr,
+    pub edge: SocketAddr,
     admin: SocketAddr,
     authority: Authority,
-    dir: TempDir,
+    pub dir: TempDir,
     run: JoinHandle<Result<(), StartError>>,
     shutdown: DropGuard,
 }
@@ -88,7 +90,7 @@ impl Scene {
 
     /// What the edge is told. Without a member: one whose control plane is dead.
     pub fn file(&self, member: Option<&Member>) -> File {
-        let nobody = free_addresses()[0];
+        let [nobody] = free_addresses();
         let member = MemberAddress {
             address: member.map_or(nobody, |member| member.address),
             server_name: "cp1.control-plane.us-east.rhumb.internal".to_owned(),
@@ -104,11 +106,26 @@ impl Scene {
             control_plane: vec![member],
             data: self.dir.path().join("data"),
             drain_seconds: 1,
+            keep_alive_seconds: 10,
+            proxy_v2_from: Vec::new(),
+            dial_map: DialMap::default(),
         }
+    }
+
+    /// What HTTPS clients of the edge's address see.
+    pub fn tls(&self) -> TlsFile {
+        let [listen] = free_addresses();
+        let dir = self.dir.path().join("tls");
+        self.authority.issue_public(&["edge.test"], &[], &dir, WEEK, now()).unwrap();
+        TlsFile { listen, certificate: dir.join("cert.pem"), key: dir.join("key.pem") }
     }
 
     pub async fn start(self, member: Option<&Member>) -> World {
         let file = self.file(member);
+        self.start_as(file).await
+    }
+
+    pub async fn start_as(self, file: File) -> World {
         let (listen, admin) = (file.listen.unwrap(), file.admin);
         let shutdown = CancellationToken::new();
         let prepared = edge::prepare(Config::try_from(file).unwrap());
@@ -249,10 +266,10 @@ fn now() -> time::OffsetDateTime {
 
 /// The edge is told its addresses, so they are found first and given free again. The host is this world's own, so
 /// that nobody takes them meanwhile.
-fn free_addresses() -> [SocketAddr; 2] {
+pub fn free_addresses<const N: usize>() -> [SocketAddr; N] {
     let [a, b, c, ..] = RandomState::new().build_hasher().finish().to_le_bytes();
     let host = Ipv4Addr::new(127, 128 + a % 64, b, 1 + c % 254);
-    let sockets = [0, 1].map(|_| std::net::TcpListener::bind((host, 0)).unwrap());
+    let sockets = [(); N].map(|()| std::net::TcpListener::bind((host, 0)).unwrap());
     sockets.map(|socket| socket.local_addr().unwrap())
 }
 
