@@ -4,7 +4,7 @@
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help up test prepare
+.PHONY: help up test clients prepare
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -19,6 +19,10 @@ test: prepare ## Run all tests
 	else \
 		echo cargo test --workspace; cargo test --workspace; \
 	fi
+
+clients: prepare ## Run the official OpenAI SDKs, curl and h2load against sandboxes
+	cargo build --package rhumb
+	tests/clients/run
 
 prepare: ## Install what the build needs (Debian, Ubuntu)
 	@scripts/prepare

@@ -3,11 +3,12 @@
 use crate::operator;
 use crate::sandbox::claim::Subnet;
 use crate::sandbox::layout::{self, Member, Paths, Regions};
+use crate::sandbox::link::Links;
 use crate::sandbox::logs::Writer;
 use crate::sandbox::up::{Audience, Wish};
 use crate::sandbox::{self, existing, known_region};
 use crate::say::say;
-use crate::{check, duration, role, stdout};
+use crate::{check, duration, generate, load, role, stdout};
 use anyhow::Context;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -53,9 +54,10 @@ enum Command {
         #[command(flatten)]
         data: Data,
     },
-    /// Look at the sandbox's processes, or start one that died
+    /// Look at the sandbox's processes and links, start what died, cut what holds
     #[command(subcommand)]
     Sandbox(Sandbox),
+    Load(Box<load::Load>),
     /// Make, look at and remove tenants: who pays
     #[command(subcommand)]
     Tenant(operator::tenant::Tenant),
@@ -86,6 +88,13 @@ enum Command {
     RegionAgent(Config),
     /// Run an engine: one model behind an OpenAI-compatible API
     Engine(Engine),
+    /// Print a role's configuration for a production host, with a comment at each field
+    ///
+    /// rhumb config edge --region eu-west --name e1 \
+    ///   --member 1:us-east/c1=10.0.0.4:7001 --member 2:eu-west/c1=10.1.0.4:7001 \
+    ///   --member 3:ap-south/c1=10.2.0.4:7001 > edge.toml
+    #[command(subcommand, verbatim_doc_comment)]
+    Config(generate::command::Config),
     /// Find everything that would keep a role from starting
     Check {
         #[command(flatten)]
@@ -97,7 +106,9 @@ enum Command {
     /// Print a completion script for a shell
     ///
     /// For bash: `source <(rhumb completion bash)`
-    Completion { shell: clap_complete::Shell },
+    Completion {
+        shell: clap_complete::Shell,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -107,9 +118,9 @@ struct Up {
     detach: bool,
     #[command(flatten)]
     output: Output,
-    /// The regions, separated by commas; clients stand in the first one [default: those that it had, or
-    /// us-east,eu-west,ap-south]
-    #[arg(long, value_name = "NAMES")]
+    /// The regions, separated by commas, or how many; clients stand in the first one [default: those that it
+    /// had, or us-east,eu-west,ap-south]
+    #[arg(long, value_name = "NAMES|N")]
     regions: Option<Regions>,
     #[command(flatten)]
     data: Data,
@@ -120,6 +131,9 @@ struct Up {
     /// How long certificates live, for drills of their renewal [default: 7d]
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     certificate_life: Option<Duration>,
+    /// The round trip between any two regions, however far they are apart; 0 for none [default: by their distance]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    rtt: Option<Duration>,
     /// Live on 127.N.*.*; `auto` takes a free number, so that several sandboxes run side by side
     #[arg(long, value_name = "N|auto", default_value = "0")]
     subnet: Subnet,
@@ -143,6 +157,31 @@ enum Sandbox {
         region: RegionName,
         #[command(flatten)]
         data: Data,
+    },
+    /// Show how the sandbox is as it changes, until Ctrl-C
+    ///
+    /// On a terminal a picture that changes in place, elsewhere a line for each thing and look. FAILED counts
+    /// requests that were refused or broke off since the first look.
+    Watch {
+        /// The time between two looks
+        #[arg(long, value_name = "TIME", default_value = "1s", value_parser = sandbox::view::watch::interval)]
+        interval: Duration,
+        #[command(flatten)]
+        data: Data,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show the links between regions, or break and mend them
+    ///
+    /// Without a fault it shows them. With one it gives the links that are named exactly these faults, in both
+    /// directions: what is not named goes back to none.
+    Link {
+        #[command(flatten)]
+        link: Links,
+        #[command(flatten)]
+        data: Data,
+        #[command(flatten)]
+        output: Output,
     },
 }
 
@@ -232,6 +271,13 @@ impl Cli {
             }
             Command::Sandbox(Sandbox::Ps { data, output }) => sandbox::ps::run(&data.paths()?, output.json)?,
             Command::Sandbox(Sandbox::Start { role, region, data }) => start(role, region, &data)?,
+            Command::Sandbox(Sandbox::Watch { interval, data, output }) => {
+                sandbox::view::watch::run(&data.paths()?, interval, output.json)?;
+            }
+            Command::Sandbox(Sandbox::Link { link, data, output }) => {
+                link.run(&data.paths()?, output.json)?;
+            }
+            Command::Load(load) => return load.run(),
             Command::Tenant(tenant) => tenant.run()?,
             Command::Key(key) => key.run()?,
             Command::Model(model) => model.run()?,
@@ -244,6 +290,7 @@ impl Cli {
             Command::Edge(config) => role::edge(&config.path)?,
             Command::RegionAgent(config) => role::region_agent(&config.path)?,
             Command::Engine(engine) => role::engine(engine.config()?)?,
+            Command::Config(config) => config.run()?,
             Command::Check { config, role } => return check(&config, role),
             Command::Completion { shell } => {
                 let mut script = Vec::new();
@@ -264,9 +311,9 @@ impl Up {
             true => Audience::Detacher,
             false => Audience::Caller { json: self.output.json },
         };
-        let Self { regions, subnet, step_time, certificate_life, .. } = self;
+        let Self { regions, subnet, step_time, certificate_life, rtt, .. } = self;
         sandbox::up::run(
-            &Wish { data: self.data.dir, regions, subnet, step_time, certificate_life },
+            &Wish { data: self.data.dir, regions, subnet, step_time, certificate_life, round_trip: rtt },
             audience,
         )
     }

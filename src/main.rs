@@ -1,14 +1,17 @@
 //! `rhumb`: every role of the system, and the commands that people type.
 //!
-//! In reading order: [`cli`] what can be typed · [`role`] a process of the system · [`check`] would it start? ·
-//! [`sandbox`] a whole system on one host · [`operator`] what a cluster is told. Beside them: [`mod@stdout`], [`say`]
-//! and [`failure`] how a command answers, [`files`], [`duration`], [`moment`] and [`mod@table`].
+//! In reading order: [`cli`] what can be typed · [`role`] a process of the system · [`generate`] what it is told ·
+//! [`check`] would it start? · [`sandbox`] a whole system on one host · [`operator`] what a cluster is told ·
+//! [`mod@load`] requests as clients send them. Beside them: [`mod@stdout`], [`say`] and [`failure`] how a command
+//! answers, [`files`], [`duration`], [`moment`] and [`mod@table`].
 
 mod check;
 mod cli;
 mod duration;
 mod failure;
 mod files;
+mod generate;
+mod load;
 mod moment;
 mod operator;
 mod role;

@@ -98,7 +98,7 @@ where
 }
 
 /// A connection is a file, and the usual soft limit of 1,024 is meant for programs that `select`.
-fn raise_open_files() {
+pub fn raise_open_files() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {

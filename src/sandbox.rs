@@ -4,7 +4,8 @@
 //! sandbox has to itself · [`write`] what roles read · [`seed`] what the cluster is told · [`house_model`] what engines run · [`supervise`] the
 //! processes · [`ready`] when they do their work, asked by [`probe`] and [`replicas`] · [`progress`] and
 //! [`report`] what is told of it · [`up`] all of that together · [`detach`] the same without a terminal ·
-//! [`control`] how other commands speak to it: [`down`], [`status`], [`ps`], [`start`] · [`logs`].
+//! [`control`] how other commands speak to it: [`down`], [`status`], [`ps`], [`start`], [`link`] · [`logs`] ·
+//! [`view`] a live picture.
 
 pub mod claim;
 pub mod control;
@@ -12,6 +13,7 @@ pub mod detach;
 pub mod down;
 pub mod house_model;
 pub mod layout;
+pub mod link;
 pub mod logs;
 pub mod places;
 pub mod probe;
@@ -25,6 +27,7 @@ pub mod start;
 pub mod status;
 pub mod supervise;
 pub mod up;
+pub mod view;
 pub mod write;
 
 use crate::failure::WrongUsage;

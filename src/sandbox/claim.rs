@@ -180,12 +180,10 @@ fn open_shared(path: &Path) -> io::Result<File> {
 }
 
 fn ports_are_free(layout: &Layout) -> Result<(), ClaimError> {
-    layout.seats().flat_map(|seat| seat.listeners()).try_for_each(|address| {
-        match TcpListener::bind(address) {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == ErrorKind::AddrInUse => Err(ClaimError::PortBusy { address }),
-            Err(source) => Err(ClaimError::CannotListen { address, source }),
-        }
+    layout.listeners().into_iter().try_for_each(|address| match TcpListener::bind(address) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Err(ClaimError::PortBusy { address }),
+        Err(source) => Err(ClaimError::CannotListen { address, source }),
     })
 }
 

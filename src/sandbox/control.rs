@@ -4,6 +4,7 @@
 use crate::sandbox::claim;
 use crate::sandbox::layout::{Member, Paths};
 use crate::sandbox::supervise::Process;
+use chaos::network::{Faults, LinkReport};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use types::RegionName;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "question", rename_all = "kebab-case")]
@@ -22,6 +24,10 @@ pub enum Question {
     Processes,
     /// Start a part that is not running.
     Start(Member),
+    /// How are the links between the regions?
+    Links,
+    /// Give links these faults, in the directions that are named.
+    Fault { links: Vec<(RegionName, RegionName)>, faults: Faults },
     /// Stop everything and leave.
     Stop,
 }
@@ -37,6 +43,9 @@ pub enum Answer {
     },
     AlreadyRuns {
         pid: u32,
+    },
+    Links {
+        links: Vec<LinkReport>,
     },
     Stopping,
     /// A sentence for people.
@@ -153,8 +162,8 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 const SOCKET: &str = "up.sock";
-/// Sixteen regions with all their processes are below 8 KiB.
-const LINE_MAX: u64 = 64 * 1024;
+/// Sixteen regions with all their processes are below 8 KiB; their 240 links may need 70.
+const LINE_MAX: u64 = 256 * 1024;
 const CALLERS_MAX: usize = 32;
 const CALL_MAX: Duration = Duration::from_secs(5);
 const LISTENS_WITHIN: Duration = Duration::from_secs(3);

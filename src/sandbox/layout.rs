@@ -1,15 +1,18 @@
 //! Where everything of a sandbox is: an address for each role, a path for each file.
 //!
 //! Region *i* is `127.N.i.1`, where N is the subnet, with the ports of production. So regions need no port
-//! arithmetic, and two sandboxes side by side differ in one number.
+//! arithmetic, and two sandboxes side by side differ in one number. Seen from region *i*, region *j* is
+//! `127.N.i.(10 + j)`: that is where the emulated link between them is dialled.
 
 use crate::sandbox::{house_model, places};
+use chaos::network::{self, Anycast, AnycastEdge, Forward, distance};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use types::{BadName, NodeName, RegionName, ZoneName};
+use std::time::Duration;
+use types::{BadName, DialMap, NodeName, RegionName, ZoneName};
 
 /// The regions of a sandbox, in order: one to sixteen, each once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +63,7 @@ pub struct Seat {
     /// The id of its voter.
     pub voter: Option<u64>,
     ip: Ipv4Addr,
+    place: u8,
 }
 
 /// Everything below a sandbox's data directory.
@@ -77,7 +81,19 @@ impl Regions {
 impl FromStr for Regions {
     type Err = BadRegions;
 
+    /// Names, or how many.
     fn from_str(text: &str) -> Result<Self, BadRegions> {
+        if let Ok(count) = text.trim().parse::<usize>() {
+            let names = || {
+                places::NAMES.iter().map(|name| name.parse().expect("names of places are names of regions"))
+            };
+            // The bound is checked before anything is made of the number.
+            return match count {
+                0 => Err(BadRegions::Count(0)),
+                many if many > REGIONS_MAX => Err(BadRegions::Count(many)),
+                some => names().take(some).collect::<Vec<_>>().try_into(),
+            };
+        }
         let names: Result<Vec<RegionName>, BadName> =
             text.split(',').map(|name| name.trim().parse()).collect();
         names.map_err(BadRegions::Name)?.try_into()
@@ -160,6 +176,7 @@ impl Layout {
             region: region.clone(),
             voter: self.voters.iter().zip(1..).find(|(voter, _)| *voter == region).map(|(_, id)| id),
             ip: Ipv4Addr::new(127, self.subnet, place, 1),
+            place,
         })
     }
 
@@ -188,6 +205,75 @@ impl Layout {
         })
     }
 
+    /// How a role in a region dials the other regions.
+    pub fn dial_map(&self, region: &RegionName) -> DialMap {
+        let Some(here) = self.seat(region) else { return DialMap::default() };
+        let others = self.seats().filter(|seat| seat.region != *region);
+        DialMap::new(others.map(|seat| (IpAddr::from(seat.ip), IpAddr::from(seat.seen_from(&here)))))
+    }
+
+    /// The links between all regions, and the address in front of all edges. Without `round_trip` regions are as
+    /// far apart as their places.
+    pub fn network(&self, round_trip: Option<Duration>) -> network::Plan {
+        let seats: Vec<Seat> = self.seats().collect();
+        let pairs = || {
+            let all = seats.iter().flat_map(|a| seats.iter().map(move |b| (a, b)));
+            all.filter(|(a, b)| a.region != b.region)
+        };
+        let distance = |a: &Seat, b: &Seat| {
+            let at = |seat: &Seat| places::of(&seat.region);
+            round_trip.unwrap_or_else(|| distance::round_trip((&a.region, at(a)), (&b.region, at(b))))
+        };
+        let forwards = pairs().flat_map(|(from, to)| {
+            let forward = |service: SocketAddr| Forward {
+                from: from.region.clone(),
+                to: to.region.clone(),
+                listen: (to.seen_from(from), service.port()).into(),
+                source: from.seen_from(to).into(),
+                target: service,
+            };
+            to.dialled_from_afar().into_iter().map(forward).collect::<Vec<_>>()
+        });
+        let anycast = Anycast {
+            clients_in: seats[0].region.clone(),
+            listen: self.anycast().to_vec(),
+            source: self.anycast_ip().into(),
+            edges: seats
+                .iter()
+                .map(|seat| AnycastEdge {
+                    region: seat.region.clone(),
+                    targets: vec![seat.edge_plain(), seat.edge_tls()],
+                    admin: seat.edge_admin(),
+                })
+                .collect(),
+        };
+        network::Plan {
+            regions: self.regions.0.clone(),
+            round_trips: pairs()
+                .filter(|(a, b)| a.place < b.place)
+                .map(|(a, b)| (a.region.clone(), b.region.clone(), distance(a, b)))
+                .collect(),
+            forwards: forwards.collect(),
+            anycast: Some(anycast),
+        }
+    }
+
+    /// What clients dial: the nearest edge, in plain HTTP and in HTTPS.
+    pub fn anycast(&self) -> [SocketAddr; 2] {
+        [EDGE_PORT, EDGE_TLS_PORT].map(|port| (self.anycast_ip(), port).into())
+    }
+
+    fn anycast_ip(&self) -> Ipv4Addr {
+        Ipv4Addr::new(127, self.subnet, 0, 1)
+    }
+
+    /// Everything that must be free before a sandbox can start.
+    pub fn listeners(&self) -> Vec<SocketAddr> {
+        let network = self.network(None);
+        let links = network.forwards.iter().map(|forward| forward.listen);
+        self.seats().flat_map(|seat| seat.listeners()).chain(links).chain(self.anycast()).collect()
+    }
+
     pub fn has(&self, member: &Member) -> bool {
         self.seat(&member.region).is_some_and(|seat| seat.has(member.role))
     }
@@ -207,11 +293,11 @@ impl Seat {
     }
 
     pub fn edge_plain(&self) -> SocketAddr {
-        self.at(8080)
+        self.at(EDGE_PORT)
     }
 
     pub fn edge_tls(&self) -> SocketAddr {
-        self.at(8443)
+        self.at(EDGE_TLS_PORT)
     }
 
     pub fn edge_admin(&self) -> SocketAddr {
@@ -248,8 +334,20 @@ impl Seat {
         }
     }
 
+    /// What other regions dial here.
+    fn dialled_from_afar(&self) -> Vec<SocketAddr> {
+        let voter = self.voter.map(|_| self.control_plane());
+        voter.into_iter().chain([self.agent_ingress()]).collect()
+    }
+
+    /// Its address as it is dialled in another region.
+    fn seen_from(&self, other: &Self) -> Ipv4Addr {
+        let [_, subnet, place, _] = other.ip.octets();
+        Ipv4Addr::new(127, subnet, place, SEEN_FROM + self.place)
+    }
+
     /// Everything that must be free before the region can start.
-    pub fn listeners(&self) -> Vec<SocketAddr> {
+    fn listeners(&self) -> Vec<SocketAddr> {
         let roles =
             [self.edge_plain(), self.edge_tls(), self.edge_admin(), self.agent_ingress(), self.agent_admin()];
         let voter = [self.control_plane(), self.control_plane_admin()].into_iter();
@@ -382,6 +480,10 @@ pub const ENGINES_PER_REGION: u16 = 2;
 pub const OPERATOR: &str = "operator";
 const VOTERS: usize = 3;
 const ENGINE_PORT: u16 = 7500;
+const EDGE_PORT: u16 = 8080;
+const EDGE_TLS_PORT: u16 = 8443;
+/// Added to a region's number, for its address in another region.
+const SEEN_FROM: u8 = 10;
 /// Thirty-two engines are more than a laptop can do anything useful with.
 const REGIONS_MAX: usize = 16;
 
@@ -400,6 +502,9 @@ mod tests {
         assert!(matches!(bad(""), BadRegions::Name(_)));
         assert!(matches!(bad("us-east,,eu-west"), BadRegions::Name(_)));
         assert!(matches!(bad("US"), BadRegions::Name(_)));
+        assert_eq!((bad("0"), bad("40")), (BadRegions::Count(0), BadRegions::Count(40)));
+        assert_eq!("2".parse::<Regions>().unwrap().to_string(), "us-east, eu-west");
+        assert_eq!(REGIONS_MAX.to_string().parse::<Regions>().unwrap().names().len(), REGIONS_MAX);
         assert_eq!(bad("a,b,a"), BadRegions::Twice("a".parse().unwrap()));
         let many: Vec<String> = (0..=REGIONS_MAX).map(|number| format!("r{number}")).collect();
         assert_eq!(bad(&many.join(",")), BadRegions::Count(REGIONS_MAX + 1));
@@ -447,8 +552,26 @@ mod tests {
     #[test]
     fn no_address_is_used_twice() {
         let layout = layout(0, "a,b,c,d");
-        let listeners: Vec<SocketAddr> = layout.seats().flat_map(|seat| seat.listeners()).collect();
+        let listeners = layout.listeners();
         assert_eq!(listeners.iter().collect::<BTreeSet<_>>().len(), listeners.len());
+    }
+
+    #[test]
+    fn regions_see_each_other_through_links() {
+        let layout = layout(7, "us-east,eu-west,ap-south,us-west");
+        let known = "127.7.3.1:7443".parse().unwrap();
+        let here = "us-east".parse().unwrap();
+        assert_eq!(layout.dial_map(&here).dialled(known).to_string(), "127.7.1.13:7443");
+        let there = "ap-south".parse().unwrap();
+        assert_eq!(layout.dial_map(&there).dialled(known), known, "nobody needs a link to himself");
+        let network = layout.network(None);
+        let link = network.forwards.iter().find(|link| link.listen.to_string() == "127.7.1.13:7443").unwrap();
+        assert_eq!((link.from.as_str(), link.to.as_str()), ("us-east", "ap-south"));
+        assert_eq!((link.target, link.source.to_string()), (known, "127.7.3.11".to_owned()));
+        // Four regions dial three others each; the fourth has no voter.
+        assert_eq!((network.forwards.len(), network.round_trips.len()), (4 * 3 * 2 - 3, 6));
+        let flat = layout.network(Some(Duration::ZERO));
+        assert!(flat.round_trips.iter().all(|(.., time)| time.is_zero()));
     }
 
     #[test]

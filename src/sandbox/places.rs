@@ -34,8 +34,28 @@ fn anywhere(name: &str) -> Place {
 /// Nobody builds a data centre at the poles.
 const INHABITED_LATITUDES: (f64, f64) = (-45.0, 65.0);
 
+/// For whoever says how many regions he wants and not which: as far apart as the first few can be.
+pub const NAMES: [&str; 16] = [
+    "us-east",
+    "eu-west",
+    "ap-south",
+    "us-west",
+    "sa-east",
+    "ap-northeast",
+    "eu-central",
+    "au-east",
+    "af-south",
+    "ap-southeast",
+    "us-central",
+    "me-central",
+    "eu-north",
+    "ca-central",
+    "ap-east",
+    "eu-south",
+];
+
 /// Names as the large clouds use them, at the cities that hold their data centres.
-const KNOWN: &[(&str, f64, f64)] = &[
+const KNOWN: [(&str, f64, f64); 16] = [
     ("us-east", 39.04, -77.49),
     ("us-central", 41.26, -95.86),
     ("us-west", 45.84, -119.70),
@@ -79,9 +99,14 @@ mod tests {
     }
 
     #[test]
-    fn every_known_place_is_on_earth() {
+    fn every_known_place_is_on_earth_and_can_be_counted() {
         for (name, ..) in KNOWN {
             assert!(place(name).is_on_earth(), "{name}");
         }
+        let mut known = KNOWN.map(|(name, ..)| name);
+        let mut names = NAMES;
+        known.sort_unstable();
+        names.sort_unstable();
+        assert_eq!(known, names);
     }
 }

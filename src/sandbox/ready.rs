@@ -87,7 +87,22 @@ pub async fn everything(begun: Begun, steps: mpsc::Sender<Step>) -> Result<(), N
     goal.send_replace(Some(Goal::of(&known, &layout, &key)));
     joined(agents).await?;
     trial.engines.cancel();
-    joined(edges).await
+    joined(edges).await?;
+    endpoint(&layout, deadline).await
+}
+
+/// The address that people are told leads to an edge only once the network has found one that is ready.
+pub async fn endpoint(layout: &Layout, deadline: Instant) -> Result<(), NotReady> {
+    let [address, _] = layout.anycast();
+    // Whatever it says, an edge said it.
+    while let Err(error) = probe::get(address, "/v1/models", None).await {
+        if Instant::now() > deadline {
+            let member = Member { region: first(layout.regions.names()), role: Role::Edge };
+            return Err(NotReady { member, problem: format!("no edge is reached: {error}") });
+        }
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+    Ok(())
 }
 
 /// Makes the intent what it must be for this start; returns all of it.
@@ -107,8 +122,8 @@ async fn write_intent(paths: &Paths, seed: &Seed) -> anyhow::Result<Current> {
     cluster::read(&operator, &kinds).await
 }
 
-fn first(voters: &[RegionName]) -> RegionName {
-    voters.first().expect("a sandbox has a voter").clone()
+fn first(regions: &[RegionName]) -> RegionName {
+    regions.first().expect("a sandbox has a region, and a voter in it").clone()
 }
 
 async fn joined(mut waits: JoinSet<Result<(), NotReady>>) -> Result<(), NotReady> {
@@ -154,14 +169,14 @@ async fn tried(role: Role, seat: &Seat, trial: &Trial) -> Result<(), String> {
     if role == Role::ControlPlane {
         return Ok(());
     }
-    let goal = trial.goal.borrow().clone().ok_or("the intent is not written yet")?;
+    let goal = trial.goal.borrow().clone().ok_or("waits for the control plane to be told what to run")?;
     match role {
         Role::ControlPlane => Ok(()),
         Role::RegionAgent => {
             let report = replicas::of(seat).await.map_err(|error| error.to_string())?;
             report.serves(goal.replicas.get(&seat.region).copied().unwrap_or(0))
         }
-        Role::Edge if !trial.engines.is_cancelled() => Err("no engine serves".to_owned()),
+        Role::Edge if !trial.engines.is_cancelled() => Err("waits for the engines to serve".to_owned()),
         Role::Edge => answers(seat, &trial.key, goal.answers).await,
     }
 }
@@ -213,6 +228,10 @@ async fn answers(seat: &Seat, key: &ApiKey, wanted: Answers) -> Result<(), Strin
 fn expect_ok(path: &str, answer: Result<(StatusCode, Bytes), ProbeError>) -> Result<(), String> {
     match answer {
         Ok((StatusCode::OK, _)) => Ok(()),
+        // A role says in a sentence what it waits for.
+        Ok((StatusCode::SERVICE_UNAVAILABLE, body)) if path == "/readyz" && !body.is_empty() => {
+            Err(first_line(&body))
+        }
         Ok((status, body)) => Err(format!("{path} says {}", spoken(status, &body))),
         Err(error) => Err(error.to_string()),
     }
@@ -222,8 +241,11 @@ fn expect_ok(path: &str, answer: Result<(StatusCode, Bytes), ProbeError>) -> Res
 fn spoken(status: StatusCode, body: &[u8]) -> String {
     let refusal: Option<Refusal> = serde_json::from_slice(body).ok();
     let text = refusal.map_or_else(|| String::from_utf8_lossy(body).into_owned(), |body| body.error.message);
-    let line: String = text.lines().next().unwrap_or_default().chars().take(LINE_SHOWN_MAX).collect();
-    format!("{} {line}", status.as_u16()).trim_end().to_owned()
+    format!("{} {}", status.as_u16(), first_line(text.as_bytes())).trim_end().to_owned()
+}
+
+fn first_line(body: &[u8]) -> String {
+    String::from_utf8_lossy(body).lines().next().unwrap_or_default().chars().take(LINE_SHOWN_MAX).collect()
 }
 
 /// An error as OpenAI clients expect it.

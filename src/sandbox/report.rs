@@ -12,7 +12,7 @@ use types::{ApiKey, RegionName};
 /// What `rhumb up --json` prints. Parts that are not built yet are null.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Base URL for clients.
+    /// Base URL for clients: leads to the nearest edge that is ready.
     pub endpoint: String,
     pub api_key: String,
     pub tenant: String,
@@ -38,7 +38,7 @@ impl Report {
     pub fn new(layout: &Layout, paths: &Paths, key: &ApiKey) -> Self {
         let regions: Vec<RegionReport> = layout.seats().map(|seat| RegionReport::new(&seat)).collect();
         Self {
-            endpoint: regions[0].edge.clone(),
+            endpoint: format!("{}/v1", url(layout.anycast()[0])),
             api_key: key.reveal(),
             tenant: TENANT.to_owned(),
             model: house_model::NAME.to_owned(),
@@ -54,27 +54,47 @@ impl Report {
         let mut text =
             format!("\nRhumb is up: {} in {}.\n\n", self.model, counted(self.regions.len(), "region"));
         let width = self.regions.iter().map(|region| region.name.as_str().len()).max().unwrap_or(0);
+        let Self { endpoint, api_key, model, .. } = self;
+        let width = width.max(ANYWHERE.len());
+        writeln!(text, "  {ANYWHERE:width$}  {endpoint}  (leads to the nearest edge)")
+            .expect("a string takes any text");
         for RegionReport { name, edge, .. } in &self.regions {
             writeln!(text, "  {:width$}  {edge}", name.as_str()).expect("a string takes any text");
         }
-        let Self { endpoint, api_key, model, .. } = self;
         write!(
             text,
             "\nAsk it something:\n\n  \
              curl {endpoint}/chat/completions \\\n    \
              -H 'authorization: Bearer {api_key}' \\\n    \
              -H 'content-type: application/json' \\\n    \
-             -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"{QUESTION}\"}}]}}'\n\n\
-             Look around:  {status}\n              {ps}\n              {logs}\nChange it:    {tenant}\n              {drain}\nStop it:      {down}\n",
-            status = rhumb.command("status"),
-            ps = rhumb.command("sandbox ps"),
-            logs = rhumb.command(&format!("logs edge {} --follow", self.regions[0].name)),
-            tenant = rhumb.command("tenant create acme"),
-            drain = rhumb.command(&format!("region drain {}", self.regions[0].name)),
-            down = rhumb.command("down"),
+             -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"{QUESTION}\"}}]}}'\n\n"
         )
         .expect("a string takes any text");
+        for (title, words) in self.next_steps() {
+            writeln!(text, "{title:13} {}", rhumb.command(&words)).expect("a string takes any text");
+        }
         text
+    }
+
+    /// What one may want to type next.
+    fn next_steps(&self) -> Vec<(&'static str, String)> {
+        let first = &self.regions[0].name;
+        let mut steps = vec![
+            ("Look around:", "status".to_owned()),
+            ("", "sandbox ps".to_owned()),
+            ("", format!("logs edge {first} --follow")),
+            ("Load it:", "load --rate 20".to_owned()),
+        ];
+        // One region has no links.
+        if let [_, .., last] = &self.regions[..] {
+            steps.push(("Break it:", format!("sandbox link {} --partition", last.name)));
+        }
+        steps.extend([
+            ("Change it:", "tenant create acme".to_owned()),
+            ("", format!("region drain {first}")),
+            ("Stop it:", "down".to_owned()),
+        ]);
+        steps
     }
 }
 
@@ -130,6 +150,8 @@ fn url(address: SocketAddr) -> String {
     format!("http://{address}")
 }
 
+/// Beside the names of regions.
+const ANYWHERE: &str = "anywhere";
 /// The house model knows the answer.
 const QUESTION: &str = "What is Rhumb?";
 
@@ -146,7 +168,7 @@ mod tests {
     #[test]
     fn json_is_the_contract() {
         let expected = serde_json::json!({
-            "endpoint": "http://127.0.1.1:8080/v1",
+            "endpoint": "http://127.0.0.1:8080/v1",
             "api_key": ApiKey::from_random([0; 10], [0; 32]).reveal(),
             "tenant": "default",
             "model": "rhumb-house",
@@ -182,6 +204,6 @@ mod tests {
         assert_eq!(rhumb(Some("/a b/it's")).command("down"), r"./rhumb down --data '/a b/it'\''s'");
         let summary = report().summary(&rhumb(Some("/tmp/x")));
         assert!(summary.contains("./rhumb logs edge us-east --follow --data /tmp/x\n"), "{summary}");
-        assert!(summary.contains("curl http://127.0.1.1:8080/v1/chat/completions \\\n"), "{summary}");
+        assert!(summary.contains("curl http://127.0.0.1:8080/v1/chat/completions \\\n"), "{summary}");
     }
 }

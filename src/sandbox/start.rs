@@ -43,12 +43,17 @@ pub fn run(paths: &Paths, member: &Member) -> anyhow::Result<()> {
             }
         };
         tokio::select! {
-            (ready, ()) = async { tokio::join!(ready, show) } => Ok(ready?),
+            (ready, ()) = async { tokio::join!(ready, show) } => ready?,
             () = end(pid) => {
                 let problem = format!("{member} (process {pid}) ended while it started");
                 bail!(logs::explain(paths, member, &problem))
             }
         }
+        if member.role == Role::Edge {
+            // It may be the first one, which the network has yet to find.
+            ready::endpoint(&layout, ready::deadline()).await?;
+        }
+        Ok(())
     })?;
     if member.role == Role::ControlPlane && !has_quorum {
         say!("{member} waits for a majority of the voters; start another one");

@@ -3,7 +3,7 @@
 use crate::operator::{cluster, context};
 use crate::sandbox::control::{self, ControlError, Question};
 use crate::sandbox::layout::{Layout, Paths, Role, Seat};
-use crate::sandbox::replicas::{self, ReplicaState};
+use crate::sandbox::replicas::{self, ReplicaState, Replicas};
 use crate::sandbox::{kept_layout, ready, write};
 use crate::say::say;
 use crate::stdout;
@@ -20,55 +20,55 @@ use types::{ApiKey, RegionName};
 
 /// What `rhumb status --json` prints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Status {
+pub struct Status {
     /// Everything is ready and the control plane has a leader; a drained region may be as well as any other.
-    healthy: bool,
+    pub healthy: bool,
     /// The region of the control plane's leader; null while there is none.
-    leader: Option<RegionName>,
+    pub leader: Option<RegionName>,
     /// Null if no member answers.
     incarnation: Option<u64>,
     /// The newest that any member has applied.
-    revision: Option<u64>,
-    regions: Vec<RegionStatus>,
+    pub revision: Option<u64>,
+    pub regions: Vec<RegionStatus>,
 }
 
 /// What the members of the control plane say, taken together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct ControlPlane {
-    leader: Option<u64>,
+pub struct ControlPlane {
+    pub leader: Option<u64>,
     incarnation: Option<u64>,
-    revision: Option<u64>,
+    pub revision: Option<u64>,
     /// Unknown without a leader, and then none.
-    drained: BTreeSet<RegionName>,
+    pub drained: BTreeSet<RegionName>,
 }
 
 /// Numbers count what is ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct RegionStatus {
-    name: RegionName,
-    state: State,
-    voters: usize,
-    edges: usize,
-    nodes: usize,
-    replicas: usize,
-    queued: u64,
-    running: u64,
+pub struct RegionStatus {
+    pub name: RegionName,
+    pub state: State,
+    pub voters: usize,
+    pub edges: usize,
+    pub nodes: usize,
+    pub replicas: usize,
+    pub queued: u64,
+    pub running: u64,
     #[serde(skip)]
-    wanted: Wanted,
+    pub wanted: Wanted,
 }
 
 /// What belongs to a region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Wanted {
-    replicas: usize,
+pub struct Wanted {
+    pub replicas: usize,
     /// Nothing is to run there, so its node need not serve.
-    is_idle: bool,
-    voters: usize,
+    pub is_idle: bool,
+    pub voters: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum State {
+pub enum State {
     /// Everything that belongs there is ready.
     Serving,
     /// The same, and an operator keeps requests away.
@@ -129,25 +129,27 @@ async fn control_plane(paths: &Paths, voters: usize) -> anyhow::Result<ControlPl
     let replies = tokio::time::timeout(MEMBERS_MAX, operator.status()).await.unwrap_or_default();
     let replies: Vec<StatusReply> = replies.into_iter().flatten().collect();
     let mut found = ControlPlane::of(&replies, voters);
-    if found.leader.is_some()
-        && let Ok(Ok(known)) = tokio::time::timeout(DRAINS_MAX, cluster::read(&operator, &["drain"])).await
-    {
-        found.drained = known
-            .into_keys()
-            .filter_map(|id| match id {
-                ResourceId::Drain(DrainScope::Region(region)) => Some(region),
-                // A sandbox's region has one node, so without it the region takes no requests.
-                ResourceId::Drain(DrainScope::Node(node)) => Some(node.region),
-                _ => None,
-            })
-            .collect();
+    if found.leader.is_some() {
+        found.drained = drained(&operator).await.unwrap_or_default();
     }
     Ok(found)
 }
 
+/// The regions that operators keep requests away from; None if nobody says it in time.
+pub async fn drained(operator: &Operator) -> Option<BTreeSet<RegionName>> {
+    let known = tokio::time::timeout(DRAINS_MAX, cluster::read(operator, &["drain"])).await.ok()?.ok()?;
+    let region = |id| match id {
+        ResourceId::Drain(DrainScope::Region(region)) => Some(region),
+        // A sandbox's region has one node, so without it the region takes no requests.
+        ResourceId::Drain(DrainScope::Node(node)) => Some(node.region),
+        _ => None,
+    };
+    Some(known.into_keys().filter_map(region).collect())
+}
+
 impl ControlPlane {
     /// Believes the newest term, and in a leader that says so itself and has a majority beside it.
-    fn of(replies: &[StatusReply], voters: usize) -> Self {
+    pub fn of(replies: &[StatusReply], voters: usize) -> Self {
         let term = replies.iter().map(|reply| reply.term).max();
         let leads = |reply: &&StatusReply| Some(reply.term) == term && reply.leader == reply.id;
         let leader = replies.iter().find(leads).map(|reply| reply.id);
@@ -162,29 +164,13 @@ impl ControlPlane {
 }
 
 async fn region(seat: &Seat, key: &ApiKey) -> RegionStatus {
-    let edges = usize::from(ready::now(Role::Edge, seat, key).await.is_ok());
-    let has_voter = seat.voter.is_some();
-    let voters = usize::from(has_voter && ready::now(Role::ControlPlane, seat, key).await.is_ok());
-    let down = RegionStatus::down(seat);
-    let Ok(agent) = replicas::of(seat).await else {
-        return RegionStatus { voters, edges, ..down }.judged();
-    };
-    RegionStatus {
-        voters,
-        edges,
-        // A node is ready when it is worth sending requests to, or there is nothing to send.
-        nodes: usize::from(agent.state == ReplicaState::Serving || agent.is_idle()),
-        replicas: agent.serving(),
-        queued: agent.queued,
-        running: agent.running,
-        wanted: Wanted { replicas: agent.wanted, is_idle: agent.is_idle(), ..down.wanted },
-        ..down
-    }
-    .judged()
+    let edge = ready::now(Role::Edge, seat, key).await.is_ok();
+    let voter = seat.voter.is_some() && ready::now(Role::ControlPlane, seat, key).await.is_ok();
+    RegionStatus::of(seat, edge, voter, replicas::of(seat).await.ok().as_ref())
 }
 
 impl Status {
-    fn of(mut regions: Vec<RegionStatus>, control_plane: ControlPlane, layout: &Layout) -> Self {
+    pub fn of(mut regions: Vec<RegionStatus>, control_plane: ControlPlane, layout: &Layout) -> Self {
         let ControlPlane { leader, incarnation, revision, drained } = control_plane;
         for region in &mut regions {
             if matches!(region.state, State::Serving | State::Idle) && drained.contains(&region.name) {
@@ -229,6 +215,25 @@ impl Status {
 }
 
 impl RegionStatus {
+    /// From what answers there.
+    pub fn of(seat: &Seat, edge: bool, voter: bool, agent: Option<&Replicas>) -> Self {
+        let down = Self::down(seat);
+        let (voters, edges) = (usize::from(voter), usize::from(edge));
+        let Some(agent) = agent else { return Self { voters, edges, ..down }.judged() };
+        Self {
+            voters,
+            edges,
+            // A node is ready when it is worth sending requests to, or there is nothing to send.
+            nodes: usize::from(agent.state == ReplicaState::Serving || agent.is_idle()),
+            replicas: agent.serving(),
+            queued: agent.queued,
+            running: agent.running,
+            wanted: Wanted { replicas: agent.wanted, is_idle: agent.is_idle(), ..down.wanted },
+            ..down
+        }
+        .judged()
+    }
+
     fn down(seat: &Seat) -> Self {
         Self {
             name: seat.region.clone(),
@@ -257,7 +262,7 @@ impl RegionStatus {
 }
 
 impl State {
-    fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Serving => "serving",
             Self::Drained => "drained",

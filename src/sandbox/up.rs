@@ -1,7 +1,7 @@
 //! `rhumb up`: brings a sandbox up, holds it, and takes it down again.
 
 use crate::failure::WrongUsage;
-use crate::role::lifeline;
+use crate::role::{self, lifeline};
 use crate::sandbox::claim::{self, Claim, Subnet};
 use crate::sandbox::control::{self, Answer, Asked, Question};
 use crate::sandbox::layout::{Layout, Member, Paths, Regions};
@@ -10,11 +10,13 @@ use crate::sandbox::ready::{self, Begun, NotReady};
 use crate::sandbox::report::{Invocation, Report};
 use crate::sandbox::seed::Seed;
 use crate::sandbox::supervise::{Exit, Supervisor};
+use crate::sandbox::view::View;
 use crate::sandbox::write::{self, Written};
-use crate::sandbox::{kept_layout_if_any, logs, places};
+use crate::sandbox::{kept_layout_if_any, link, logs, places};
 use crate::say::say;
 use crate::{failure, stdout};
 use anyhow::{Context, bail};
+use chaos::network::{Faults, Network};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -36,6 +38,8 @@ pub struct Wish {
     pub step_time: Option<Duration>,
     /// None = as in production.
     pub certificate_life: Option<Duration>,
+    /// Between any two regions; none = by the distance between them.
+    pub round_trip: Option<Duration>,
 }
 
 /// Who hears of it.
@@ -56,6 +60,8 @@ pub fn run(wish: &Wish, audience: Audience) -> anyhow::Result<ExitCode> {
             nix::unistd::setsid().context("cannot leave the caller's session")?;
         }
     }
+    // The network holds two for each connection between regions.
+    role::raise_open_files();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let done = runtime.block_on(up(wish, audience));
     match (audience, done) {
@@ -72,15 +78,15 @@ pub fn run(wish: &Wish, audience: Audience) -> anyhow::Result<ExitCode> {
 async fn up(wish: &Wish, audience: Audience) -> anyhow::Result<()> {
     let rhumb = Invocation::of_this_process(&wish.data);
     let mut sandbox = Sandbox::prepare(wish)?;
-    let report = sandbox.report.clone();
     let mut progress = match audience {
         Audience::Caller { .. } => Progress::to_people(),
         Audience::Detacher => Progress::Pipe,
     };
     progress.begin(&sandbox.layout);
-    let lived = sandbox.live(&mut progress, &rhumb, || present(&report, audience, &rhumb)).await;
+    let lived = sandbox.live(&mut progress, audience, &rhumb).await;
     progress.end();
-    say!("stopping {}", sandbox.layout.regions);
+    sandbox.view.end();
+    aside(format!("stopping {}", sandbox.layout.regions));
     sandbox.stop().await;
     lived
 }
@@ -105,6 +111,9 @@ struct Sandbox {
     paths: Paths,
     certificate_life: Option<Duration>,
     report: Report,
+    network: Network,
+    /// Hidden until everything is ready.
+    view: View,
     supervisor: Supervisor,
     exited: mpsc::Receiver<Exit>,
     asked: mpsc::Receiver<Asked>,
@@ -144,7 +153,7 @@ impl Sandbox {
         let written = write::everything(&layout, &paths, &program, wish.certificate_life, kept.is_none())?;
         let step_time_ms = wish.step_time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         let Written { cluster, key, key_is_new, house } = written;
-        let seed = Seed::new(&layout, &cluster, (&key, key_is_new), &house, step_time_ms);
+        let intent = Seed::new(&layout, &cluster, (&key, key_is_new), &house, step_time_ms);
         logs::put_aside(&paths, &layout).context("cannot put the last start's logs aside")?;
 
         let signals = Signals::new().context("cannot listen for signals")?;
@@ -152,6 +161,8 @@ impl Sandbox {
         let listener = control::listen(&paths)
             .with_context(|| format!("cannot listen for other commands in {}", paths.data().display()))?;
         tokio::spawn(control::serve(listener, questions));
+        let seed = getrandom::u64().context("the operating system gives no randomness")?;
+        let network = Network::start(layout.network(wish.round_trip), seed)?;
         let (mut supervisor, exited) = Supervisor::new(program, layout.clone(), paths.clone());
         for member in layout.members() {
             supervisor.start(&member)?;
@@ -159,7 +170,7 @@ impl Sandbox {
         let report = Report::new(&layout, &paths, &key);
         let (step, steps) = mpsc::channel(STEPS_MAX);
         let waiting = {
-            let begun = Begun { layout: layout.clone(), paths: paths.clone(), key, seed };
+            let begun = Begun { layout: layout.clone(), paths: paths.clone(), key, seed: intent };
             tokio::spawn(ready::everything(begun, step))
         };
         let waiting = Some(waiting);
@@ -169,6 +180,8 @@ impl Sandbox {
             paths,
             certificate_life: wish.certificate_life,
             report,
+            network,
+            view: View::Hidden,
             supervisor,
             exited,
             asked,
@@ -185,15 +198,19 @@ impl Sandbox {
     async fn live(
         &mut self,
         progress: &mut Progress,
+        audience: Audience,
         rhumb: &Invocation,
-        mut present: impl FnMut() -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         loop {
             match self.next().await {
                 Event::Step(step) => progress.step(&step),
                 Event::Ready(Ok(())) => {
                     progress.end();
-                    present()?;
+                    present(&self.report, audience, rhumb)?;
+                    if matches!(audience, Audience::Caller { json: false }) {
+                        self.view = View::of_this_process(&self.layout, &self.paths, &self.network)
+                            .context("cannot show what runs")?;
+                    }
                 }
                 Event::Ready(Err(not_ready)) => {
                     progress.end();
@@ -208,7 +225,9 @@ impl Sandbox {
                         return Err(self.blame(&member, &problem, rhumb));
                     }
                     let again = rhumb.command(&format!("sandbox start {member}"));
-                    say!("{member} (process {pid}) ended: {status}; start it again with `{again}`");
+                    let ended =
+                        format!("{member} (process {pid}) ended: {status}; start it again with `{again}`");
+                    self.view.tell(ended);
                 }
                 Event::Asked(Asked { question, answer }) => {
                     let is_last = question == Question::Stop;
@@ -261,6 +280,8 @@ impl Sandbox {
         match question {
             Question::Processes => Answer::Processes { processes: self.supervisor.processes() },
             Question::Stop => Answer::Stopping,
+            Question::Links => Answer::Links { links: self.network.report() },
+            Question::Fault { links, faults } => self.fault(&links, faults),
             Question::Start(member) => {
                 if !self.layout.has(&member) {
                     let members = self.layout.members().filter(|known| known.role == member.role);
@@ -275,13 +296,33 @@ impl Sandbox {
                 }
                 match self.start(&member) {
                     Ok(pid) => {
-                        say!("started {member} (process {pid})");
+                        self.view.tell(format!("started {member} (process {pid})"));
                         Answer::Started { pid }
                     }
                     Err(error) => Answer::Refused { problem: failure::chain(&error).join(": ") },
                 }
             }
         }
+    }
+
+    fn fault(&self, links: &[(RegionName, RegionName)], faults: Faults) -> Answer {
+        let known = self.network.report();
+        let is_known = |(from, to): &&(RegionName, RegionName)| {
+            known.iter().any(|link| (&link.from, &link.to) == (from, to))
+        };
+        if let Some((from, to)) = links.iter().find(|link| !is_known(link)) {
+            return Answer::Refused { problem: format!("there is no link from {from} to {to}") };
+        }
+        for (from, to) in links {
+            if let Err(error) = self.network.set(from, to, faults) {
+                return Answer::Refused { problem: error.to_string() };
+            }
+        }
+        let named: Vec<String> = links.iter().map(|(from, to)| format!("{from} -> {to}")).collect();
+        let which =
+            if named.len() > NAMED_MAX { format!("{} directions", named.len()) } else { named.join(", ") };
+        self.view.tell(format!("link {which}: {}", link::state(&faults)));
+        Answer::Links { links: self.network.report() }
     }
 
     fn start(&mut self, member: &Member) -> anyhow::Result<u32> {
@@ -301,7 +342,7 @@ impl Sandbox {
     async fn stop(&mut self) {
         tokio::select! {
             () = self.supervisor.stop(&mut self.exited) => {}
-            () = self.signals.next() => say!("not waiting for them"),
+            () = self.signals.next() => aside("not waiting for them".to_owned()),
         }
     }
 }
@@ -333,6 +374,11 @@ fn wanted_layout(kept: Option<&Layout>, wished: Option<&Regions>, paths: &Paths)
     .into())
 }
 
+/// Says something while processes wait to be stopped: a terminal that was stopped by Ctrl-S must not hold that up.
+fn aside(words: String) {
+    std::thread::spawn(move || say!("{words}"));
+}
+
 /// The directory, for its owner alone: it holds keys.
 pub fn make_data(data: &Path) -> anyhow::Result<Paths> {
     let cannot = || format!("cannot use {} as a data directory", data.display());
@@ -347,6 +393,8 @@ struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hang_up: Signal,
+    /// Its default would leave the terminal without echo.
+    quit: Signal,
 }
 
 impl Signals {
@@ -355,6 +403,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hang_up: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
         })
     }
 
@@ -363,6 +412,7 @@ impl Signals {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
             _ = self.hang_up.recv() => {}
+            _ = self.quit.recv() => {}
         }
     }
 }
@@ -372,6 +422,8 @@ pub const REGIONS_DEFAULT: &str = "us-east,eu-west,ap-south";
 /// How long a sandbox may live on after `rm -r .rhumb`.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const QUESTIONS_MAX: usize = 32;
+/// Two links, each way.
+const NAMED_MAX: usize = 4;
 const STEPS_MAX: usize = 64;
 
 #[cfg(test)]

@@ -4,16 +4,21 @@
 //! remember is kept: the cluster's name, its authority, the API key, and what the roles themselves keep.
 
 use crate::files::{Readers, write_whole};
+use crate::generate::annotated::{self, Field};
+use crate::generate::control_plane::ControlPlane;
+use crate::generate::edge::{Edge, Https};
+use crate::generate::region_agent::RegionAgent;
+use crate::generate::voter::Voter;
+use crate::generate::{self, Site};
 use crate::operator::{context, key};
 use crate::sandbox::house_model::{self, HouseModel};
 use crate::sandbox::layout::{self, Layout, Member, Paths, Role, Seat};
 use anyhow::Context;
-use client::MemberAddress;
-use control_plane::MemberEntry;
 use identity::Authority;
 use identity::authority::CERTIFICATE_LIFE;
 use serde::Serialize;
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -51,22 +56,22 @@ pub fn everything(
         let config = paths.config(&member);
         match member.role {
             Role::ControlPlane => {
-                let file = control_plane_file(&member, &seat, layout, paths, &cluster, life);
-                write_toml(&config, &file)?;
+                let file = control_plane_file(&member, &seat, layout, paths, life);
+                write_config(&config, &file, generate::control_plane::FIELDS)?;
                 if is_new {
                     create_voter(&file.data, &cluster, file.id)?;
                 }
             }
             Role::Edge => {
-                let address = seat.edge_tls().ip();
+                let addresses = [seat.edge_tls(), layout.anycast()[1]].map(|address| address.ip());
                 let dir = paths.public_certificate(&member);
-                authority.issue_public(&PUBLIC_NAMES, &[address], &dir, CERTIFICATE_LIFE, now)?;
-                let nearest = members_from(layout, &member.region, &cluster);
-                write_toml(&config, &edge_file(&member, &seat, paths, nearest))?;
+                authority.issue_public(&PUBLIC_NAMES, &addresses, &dir, CERTIFICATE_LIFE, now)?;
+                let file = edge_file(&member, &seat, layout, paths);
+                write_config(&config, &file, generate::edge::FIELDS)?;
             }
             Role::RegionAgent => {
-                let nearest = members_from(layout, &member.region, &cluster);
-                write_toml(&config, &agent_file(&member, &seat, paths, program, nearest))?;
+                let file = agent_file(&member, &seat, layout, paths, program);
+                write_config(&config, &file, generate::region_agent::FIELDS)?;
             }
         }
     }
@@ -157,17 +162,29 @@ fn write_operator(
         name: "sandbox".parse().expect("the name fits its pattern"),
     };
     authority.issue(&name, &paths.operator(), OPERATOR_LIFE, now)?;
-    let control_plane = members_from(layout, first, cluster);
-    write_toml(&paths.context(), &context::File { identity: layout::OPERATOR.into(), control_plane })
+    let control_plane = voters_from(layout, first).iter().map(Voter::listed).collect();
+    let file = context::File { identity: layout::OPERATOR.into(), control_plane };
+    let text = toml::to_string(&file).context("a context file is plain data")?;
+    write_text(&paths.context(), &format!("# {HEADER}\n\n{text}"))
 }
 
 /// All voters, nearest first.
-fn members_from(layout: &Layout, region: &types::RegionName, cluster: &str) -> Vec<MemberAddress> {
-    let address = |seat: Seat| MemberAddress {
-        address: seat.control_plane(),
-        server_name: seat.name(Role::ControlPlane, cluster).host_name(),
-    };
-    layout.voters_from(region).into_iter().map(address).collect()
+fn voters_from(layout: &Layout, region: &types::RegionName) -> Vec<Voter> {
+    layout.voters_from(region).into_iter().map(voter).collect()
+}
+
+fn voter(seat: Seat) -> Voter {
+    Voter { name: seat.process(Role::ControlPlane), address: seat.control_plane(), region: seat.region }
+}
+
+fn site(member: &Member, seat: &Seat, layout: &Layout, paths: &Paths) -> Site {
+    Site {
+        region: member.region.clone(),
+        admin: seat.admin(member.role),
+        identity: paths.identity(member),
+        data: paths.role_data(member),
+        dial_map: layout.dial_map(&member.region),
+    }
 }
 
 fn control_plane_file(
@@ -175,95 +192,71 @@ fn control_plane_file(
     seat: &Seat,
     layout: &Layout,
     paths: &Paths,
-    cluster: &str,
     life: time::Duration,
 ) -> control_plane::File {
-    let entry = |seat: Seat| {
-        Some(MemberEntry {
-            id: seat.voter?,
-            address: seat.control_plane(),
-            server_name: seat.name(Role::ControlPlane, cluster).host_name(),
-            region: seat.region,
-        })
-    };
-    control_plane::File {
-        region: member.region.clone(),
+    ControlPlane {
+        site: site(member, seat, layout, paths),
         name: seat.process(member.role),
         id: seat.voter.expect("only voters have a control plane here"),
         listen: seat.control_plane(),
-        admin: seat.control_plane_admin(),
-        identity: paths.identity(member),
-        data: paths.role_data(member),
         authority: Some(paths.authority()),
         certificate_life_seconds: life.whole_seconds().unsigned_abs(),
-        snapshot_every: SNAPSHOT_EVERY,
-        members: layout.seats().filter_map(entry).collect(),
+        voters: layout.seats().filter_map(|seat| Some((seat.voter?, voter(seat)))).collect(),
     }
+    .file()
 }
 
-fn edge_file(
-    member: &Member,
-    seat: &Seat,
-    paths: &Paths,
-    control_plane: Vec<MemberAddress>,
-) -> edge::config::File {
-    let public = identity::files::Paths::in_dir(&paths.public_certificate(member));
-    edge::config::File {
-        region: member.region.clone(),
+fn edge_file(member: &Member, seat: &Seat, layout: &Layout, paths: &Paths) -> edge::File {
+    Edge {
+        site: site(member, seat, layout, paths),
         name: seat.process(member.role),
-        listen: Some(seat.edge_plain()),
-        tls: Some(edge::config::TlsFile {
-            listen: seat.edge_tls(),
-            certificate: public.certificate,
-            key: public.key,
-        }),
-        admin: seat.edge_admin(),
-        identity: paths.identity(member),
-        control_plane,
-        data: paths.role_data(member),
+        plain: Some(seat.edge_plain()),
+        https: Some(Https { listen: seat.edge_tls(), certificate: paths.public_certificate(member) }),
+        voters: voters_from(layout, &member.region),
         drain_seconds: DRAIN_SECONDS,
+        proxy_v2_from: layout.anycast().iter().take(1).map(SocketAddr::ip).collect(),
     }
+    .file()
 }
 
 fn agent_file(
     member: &Member,
     seat: &Seat,
+    layout: &Layout,
     paths: &Paths,
     program: &Path,
-    control_plane: Vec<MemberAddress>,
 ) -> region_agent::File {
-    region_agent::File {
-        region: member.region.to_string(),
-        zone: seat.zone().to_string(),
-        node: seat.node().to_string(),
-        ingress: seat.agent_ingress().to_string(),
-        admin: seat.agent_admin().to_string(),
-        identity: paths.identity(member),
+    RegionAgent {
+        site: site(member, seat, layout, paths),
+        zone: seat.zone(),
+        node: seat.node(),
+        ingress: seat.agent_ingress(),
+        engines: seat.engines(),
         logs: paths.region_logs(&member.region),
-        data: paths.role_data(member),
-        engines_listen: seat.engines().to_string(),
-        queue_max: QUEUE_MAX,
+        voters: voters_from(layout, &member.region),
         drain_seconds: DRAIN_SECONDS,
         program: Some(program.to_owned()),
-        control_plane,
     }
+    .file()
 }
 
-fn write_toml(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
-    let text = toml::to_string(value).with_context(|| format!("cannot express {}", path.display()))?;
+fn write_config(path: &Path, file: &impl Serialize, fields: &[Field]) -> anyhow::Result<()> {
+    let text = annotated::toml(HEADER, file, fields)
+        .with_context(|| format!("cannot express {}", path.display()))?;
+    write_text(path, &text)
+}
+
+fn write_text(path: &Path, text: &str) -> anyhow::Result<()> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
-    write_whole(path, format!("{HEADER}{text}").as_bytes(), Readers::Everybody)
+    write_whole(path, text.as_bytes(), Readers::Everybody)
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-const HEADER: &str = "# Written by `rhumb up`, anew at each start.\n\n";
+const HEADER: &str = "Written by `rhumb up`, anew at each start.";
 /// The sandbox's name in its own zone, and what people type.
 const PUBLIC_NAMES: [&str; 2] = ["api.rhumb.test", "localhost"];
-/// Production's defaults, said here so that a sandbox behaves the same when they change.
-const QUEUE_MAX: usize = 256;
-const SNAPSHOT_EVERY: u64 = 10_000;
 /// A command does not live long enough to renew anything, and each `up` makes another; drills of renewal are for
 /// roles.
 const OPERATOR_LIFE: time::Duration = time::Duration::days(30);

@@ -6,9 +6,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod answers;
+mod drills;
 mod failures;
 mod http2;
 mod intent;
+mod load;
 mod refusals;
 mod sandbox;
+#[path = "../world.rs"]
 mod world;

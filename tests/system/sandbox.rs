@@ -1,8 +1,10 @@
 //! The sandbox itself: clear about what is wrong, clean when it goes, the same when it comes back.
 
-use crate::world::{World, eventually, is_alive, kill, rhumb};
+use crate::world::{World, eventually, interrupt, is_alive, kill, processes_of, rhumb};
+use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
-use std::process::Output;
+use std::path::Path;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -24,6 +26,7 @@ fn a_world_comes_and_goes_cleanly() {
     assert_eq!(world.post(0, "/v1/chat/completions", &world.chat("Hello", r#","max_tokens":1"#)).status, 200);
 
     nothing_outlives_a_killed_sandbox(&world);
+    what_a_power_loss_leaves_is_no_obstacle(&mut world, &key);
     assert!(world.run(&["down"]).status.success());
     assert!(world.run(&["down"]).status.success(), "down twice is fine");
     assert_eq!(world.run(&["status"]).status.code(), Some(1));
@@ -47,18 +50,61 @@ fn nothing_outlives_a_killed_sandbox(world: &World) {
     let pids: Vec<i32> =
         processes.as_array().unwrap().iter().map(|process| process["pid"].as_i64().unwrap() as i32).collect();
     assert!(pids.len() >= 4, "{processes}");
-    let up: i32 = std::fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| entry.unwrap().file_name().to_string_lossy().parse().ok())
-        .find(|pid: &i32| {
-            let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            command.contains("\0up\0") && command.contains(world.data().to_str().unwrap())
-        })
-        .expect("the sandbox runs");
-    kill(up);
+    kill(up_of(world.data()));
     eventually("every process ended with the sandbox", Duration::from_secs(5), || {
         pids.iter().all(|pid| !is_alive(*pid))
     });
+}
+
+/// Nobody has tidied up: the lock names a process of before, the socket has no listener, half a file lies about.
+fn what_a_power_loss_leaves_is_no_obstacle(world: &mut World, key: &str) {
+    assert!(world.data().join("up.lock").exists() && world.data().join("up.sock").exists());
+    std::fs::write(world.data().join(".sandbox.json.unfinished"), "{\"subnet\":").unwrap();
+    world.restart();
+    assert_eq!(world.key(), key);
+    assert_eq!(world.post(0, "/v1/chat/completions", &world.chat("Hello", r#","max_tokens":1"#)).status, 200);
+}
+
+#[test]
+fn an_interrupted_start_leaves_nothing_and_can_be_made_again() {
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().to_str().unwrap();
+    let start = ["up", "--subnet", "auto", "--regions", "us-east", "--data", data];
+    for _ in 0..2 {
+        let mut up = rhumb(&start).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(up.stderr.take().unwrap());
+        let mut text = String::new();
+        // Its processes are started right after that.
+        while !text.contains("starting us-east") {
+            assert!(said.read_line(&mut text).unwrap() > 0, "{text}");
+        }
+        interrupt(up.id() as i32);
+        said.read_to_string(&mut text).unwrap();
+        assert_eq!(up.wait().unwrap().code(), Some(1), "{text}");
+        assert!(text.contains("interrupted before everything was ready"), "{text}");
+        assert!(processes_of(dir.path()).is_empty(), "{text}");
+    }
+}
+
+/// A sandbox asks for no rights: no raw sockets, no namespaces, no privileged ports.
+#[test]
+fn a_sandbox_needs_no_root() {
+    if !nix::unistd::Uid::effective().is_root() {
+        return;
+    }
+    let world = World::start_as_nobody(&["--regions", "us-east,eu-west"]);
+    assert_eq!(world.post(1, "/v1/chat/completions", &world.chat("Hello", r#","max_tokens":1"#)).status, 200);
+    let cut = world.link(&["us-east", "eu-west", "--partition"]);
+    assert_eq!(cut[0]["is_cut"], true, "{cut}");
+}
+
+/// The process that holds the sandbox.
+fn up_of(data: &Path) -> i32 {
+    let is_up = |pid: &i32| {
+        let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        command.contains("\0up\0")
+    };
+    processes_of(data).into_iter().find(is_up).expect("the sandbox runs")
 }
 
 #[test]
@@ -75,10 +121,11 @@ fn what_is_wrong_is_said_with_the_next_step() {
     assert!(failed(&["logs", "edge", "us-east", "--data", data], 1).contains("rhumb up"));
     assert!(failed(&["frobnicate"], 2).contains("Usage"));
 
-    // A subnet of its own, far from those that `auto` takes first.
-    let busy = TcpListener::bind("127.251.1.1:8080").unwrap();
-    let said = failed(&["up", "--detach", "--subnet", "251", "--data", data], 1);
-    assert!(said.contains("127.251.1.1:8080") && said.contains("--subnet"), "{said}");
+    // Far from those that `auto` takes first.
+    let taken = |subnet| TcpListener::bind(format!("127.{subnet}.1.1:8080"));
+    let (subnet, busy) = (128..=251).rev().find_map(|subnet| Some((subnet, taken(subnet).ok()?))).unwrap();
+    let said = failed(&["up", "--detach", "--subnet", &subnet.to_string(), "--data", data], 1);
+    assert!(said.contains(&format!("127.{subnet}.1.1:8080")) && said.contains("--subnet"), "{said}");
     drop(busy);
 
     let house = concat!(env!("CARGO_MANIFEST_DIR"), "/engine/model/house");

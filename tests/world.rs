@@ -1,11 +1,12 @@
 //! A world of its own for one test: `rhumb up` on a free block of loopback addresses and a folder that goes
-//! away with it.
+//! away with it. Nothing of it outlives the test, and the test fails if something would.
 
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -35,10 +36,25 @@ pub struct Events {
 impl World {
     /// Two regions unless the options say otherwise: enough for all but the control plane, and lighter than three.
     pub fn start(options: &[&str]) -> Self {
-        let data = TempDir::new().unwrap();
         let two: &[&str] = &["--regions", "us-east,eu-west"];
         let regions = if options.contains(&"--regions") { &[] } else { two };
-        let facts = Self::up(data.path(), &[options, regions].concat());
+        Self::start_by(rhumb(&[]), TempDir::new().unwrap(), &[options, regions].concat())
+    }
+
+    /// As a user without any rights. Needs those of root.
+    pub fn start_as_nobody(options: &[&str]) -> Self {
+        let data = TempDir::new().unwrap();
+        // Nobody may not even see where this was built.
+        let program = data.path().join("rhumb");
+        std::fs::copy(env!("CARGO_BIN_EXE_rhumb"), &program).unwrap();
+        std::os::unix::fs::chown(data.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        let mut command = Command::new(program);
+        command.current_dir("/").uid(NOBODY).gid(NOBODY);
+        Self::start_by(command, data, options)
+    }
+
+    fn start_by(program: Command, data: TempDir, options: &[&str]) -> Self {
+        let facts = Self::up(program, data.path(), options);
         let world = Self { data, facts };
         world.until_known();
         world
@@ -55,8 +71,9 @@ impl World {
     }
 
     /// Starts a sandbox on a folder that may have held one before.
-    fn up(data: &std::path::Path, options: &[&str]) -> Value {
-        let output = rhumb(&["up", "--detach", "--json", "--subnet", "auto"])
+    fn up(mut program: Command, data: &std::path::Path, options: &[&str]) -> Value {
+        let output = program
+            .args(["up", "--detach", "--json", "--subnet", "auto"])
             .args(options)
             .arg("--data")
             .arg(data)
@@ -69,11 +86,17 @@ impl World {
     /// Down, and up again on the same data.
     pub fn restart(&mut self) {
         self.run(&["down"]);
-        self.facts = Self::up(self.data.path(), &[]);
+        self.facts = Self::up(rhumb(&[]), self.data.path(), &[]);
     }
 
     pub fn run(&self, arguments: &[&str]) -> Output {
-        rhumb(arguments).arg("--data").arg(self.data.path()).output().unwrap()
+        self.command(arguments).output().unwrap()
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = rhumb(arguments);
+        command.arg("--data").arg(self.data.path());
+        command
     }
 
     pub fn json(&self, arguments: &[&str]) -> Value {
@@ -123,6 +146,37 @@ impl World {
         // Until then its sockets are still there.
         let is_gone = || !pids.iter().any(|pid| is_alive(*pid));
         eventually("who is killed is gone", Duration::from_secs(5), is_gone);
+    }
+
+    /// Stops the processes of a role without ending them, as a host that hangs does.
+    pub fn freeze(&self, role: &str, region: &str) -> Frozen {
+        let pids = self.pids(role, region);
+        assert!(!pids.is_empty(), "no {role} runs in {region}");
+        for pid in &pids {
+            signal::kill(Pid::from_raw(*pid), Signal::SIGSTOP).unwrap();
+        }
+        Frozen { pids }
+    }
+
+    /// Starts a role that died, and waits until it does its work again.
+    pub fn revive(&self, role: &str, region: &str) {
+        let output = self.run(&["sandbox", "start", role, region]);
+        assert!(output.status.success(), "{role} {region}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// `rhumb sandbox link` with these words.
+    pub fn link(&self, words: &[&str]) -> Value {
+        self.json(&[&["sandbox", "link", "--json"], words].concat())
+    }
+
+    /// Until `rhumb status` finds nothing wrong.
+    pub fn until_healthy(&self, deadline: Duration) {
+        eventually("all is well", deadline, || self.run(&["status"]).status.success());
+    }
+
+    /// The region of the control plane's leader.
+    pub fn leader(&self) -> Option<String> {
+        self.json(&["status", "--json"])["leader"].as_str().map(str::to_owned)
     }
 
     /// A metric of an edge, summed over its labels that contain `part`.
@@ -209,11 +263,44 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.run(&["down"]);
+        let left = processes_of(self.data.path());
+        for pid in &left {
+            kill(*pid);
+        }
         if std::thread::panicking() {
             self.data.disable_cleanup(true);
             eprintln!("kept for a look: {}", self.data.path().display());
+        } else {
+            assert!(left.is_empty(), "outlived their world: {left:?}");
         }
     }
+}
+
+/// Processes that stand still until this is dropped.
+pub struct Frozen {
+    pids: Vec<i32>,
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        for pid in &self.pids {
+            // It may have been ended meanwhile.
+            let _ = signal::kill(Pid::from_raw(*pid), Signal::SIGCONT);
+        }
+    }
+}
+
+/// Every process whose command line names something of this directory.
+pub fn processes_of(data: &std::path::Path) -> Vec<i32> {
+    let data = data.to_str().unwrap();
+    let names_it = |pid: &i32| {
+        let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        // Also the test itself might name it.
+        command.contains(data) && *pid != std::process::id() as i32
+    };
+    let processes = std::fs::read_dir("/proc").unwrap();
+    let pids = processes.filter_map(|entry| entry.unwrap().file_name().to_string_lossy().parse().ok());
+    pids.filter(names_it).collect()
 }
 
 impl Answer {
@@ -266,6 +353,10 @@ pub fn rhumb(arguments: &[&str]) -> Command {
 
 pub fn kill(pid: i32) {
     signal::kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+}
+
+pub fn interrupt(pid: i32) {
+    signal::kill(Pid::from_raw(pid), Signal::SIGINT).unwrap();
 }
 
 pub fn terminate(pid: i32) {
@@ -366,3 +457,6 @@ impl<R: BufRead> Read for Chunked<R> {
         Ok(length)
     }
 }
+
+/// The user that every Unix has for those without rights.
+const NOBODY: u32 = 65534;
