@@ -237,7 +237,7 @@ impl Layout {
         let anycast = Anycast {
             clients_in: seats[0].region.clone(),
             listen: self.anycast().to_vec(),
-            source: self.anycast_ip().into(),
+            source: self.balancer(),
             edges: seats
                 .iter()
                 .map(|seat| AnycastEdge {
@@ -261,6 +261,12 @@ impl Layout {
     /// What clients dial: the nearest edge, in plain HTTP and in HTTPS.
     pub fn anycast(&self) -> [SocketAddr; 2] {
         [EDGE_PORT, EDGE_TLS_PORT].map(|port| (self.anycast_ip(), port).into())
+    }
+
+    /// Where connections come from that were made to [`Self::anycast`]. In the first subnet every client of this host
+    /// comes from the anycast address itself, 127.0.0.1, and edges must not take them for the balancer.
+    pub fn balancer(&self) -> IpAddr {
+        Ipv4Addr::new(127, self.subnet, 0, 2).into()
     }
 
     fn anycast_ip(&self) -> Ipv4Addr {
@@ -570,6 +576,9 @@ mod tests {
         assert_eq!((link.target, link.source.to_string()), (known, "127.7.3.11".to_owned()));
         // Four regions dial three others each; the fourth has no voter.
         assert_eq!((network.forwards.len(), network.round_trips.len()), (4 * 3 * 2 - 3, 6));
+        // As a client of this host would come who did not choose an address.
+        let usual: IpAddr = "127.0.0.1".parse().unwrap();
+        assert!((0..=255).all(|subnet| Layout { subnet, ..layout.clone() }.balancer() != usual));
         let flat = layout.network(Some(Duration::ZERO));
         assert!(flat.round_trips.iter().all(|(.., time)| time.is_zero()));
     }

@@ -18,7 +18,6 @@ use identity::Authority;
 use identity::authority::CERTIFICATE_LIFE;
 use serde::Serialize;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -214,7 +213,7 @@ fn edge_file(member: &Member, seat: &Seat, layout: &Layout, paths: &Paths) -> ed
         https: Some(Https { listen: seat.edge_tls(), certificate: paths.public_certificate(member) }),
         voters: voters_from(layout, &member.region),
         drain_seconds: DRAIN_SECONDS,
-        proxy_v2_from: layout.anycast().iter().take(1).map(SocketAddr::ip).collect(),
+        proxy_v2_from: vec![layout.balancer()],
     }
     .file()
 }

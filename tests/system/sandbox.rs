@@ -1,8 +1,9 @@
 //! The sandbox itself: clear about what is wrong, clean when it goes, the same when it comes back.
 
 use crate::world::{World, eventually, interrupt, is_alive, kill, processes_of, rhumb};
-use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
+use socket2::{Domain, Socket, Type};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -19,6 +20,7 @@ fn a_world_comes_and_goes_cleanly() {
     assert_eq!(second.status.code(), Some(1));
     assert!(stderr(&second).contains("rhumb down"), "{}", stderr(&second));
     logs_can_be_read(&world);
+    a_client_may_have_the_address_of_the_endpoint(&world);
 
     let key = world.key().to_owned();
     world.restart();
@@ -30,6 +32,21 @@ fn a_world_comes_and_goes_cleanly() {
     assert!(world.run(&["down"]).status.success());
     assert!(world.run(&["down"]).status.success(), "down twice is fine");
     assert_eq!(world.run(&["status"]).status.code(), Some(1));
+}
+
+/// In the first subnet every client of this host has it, unless it chooses another.
+fn a_client_may_have_the_address_of_the_endpoint(world: &World) {
+    let endpoint = world.facts["endpoint"].as_str().unwrap().replace("http://", "").replace("/v1", "");
+    let mut source: SocketAddr = endpoint.parse().unwrap();
+    source.set_port(0);
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&source.into()).unwrap();
+    socket.connect(&world.edge(0).into()).unwrap();
+    let mut stream = TcpStream::from(socket);
+    stream.write_all(b"GET /v1/models HTTP/1.1\r\nhost: rhumb\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer:?}");
 }
 
 fn logs_can_be_read(world: &World) {
