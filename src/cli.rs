@@ -2,9 +2,10 @@
 
 use crate::operator;
 use crate::sandbox::claim::Subnet;
-use crate::sandbox::layout::{self, Member, Paths, Regions};
+use crate::sandbox::layout::{self, Member, Regions};
 use crate::sandbox::link::Links;
 use crate::sandbox::logs::Writer;
+use crate::sandbox::paths::Paths;
 use crate::sandbox::up::{Audience, Wish};
 use crate::sandbox::{self, existing, known_region};
 use crate::say::say;

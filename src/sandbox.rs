@@ -1,11 +1,11 @@
 //! The sandbox: a whole Rhumb on one Linux host, on loopback, as real processes of this binary.
 //!
-//! In reading order: [`layout`] where everything is · [`places`] where regions lie on the map · [`claim`] what a
-//! sandbox has to itself · [`write`] what roles read · [`seed`] what the cluster is told · [`house_model`] what engines run · [`supervise`] the
-//! processes · [`ready`] when they do their work, asked by [`probe`] and [`replicas`] · [`progress`] and
-//! [`report`] what is told of it · [`up`] all of that together · [`detach`] the same without a terminal ·
-//! [`control`] how other commands speak to it: [`down`], [`status`], [`ps`], [`start`], [`link`] · [`logs`] ·
-//! [`view`] a live picture.
+//! In reading order: [`layout`] where everything is, [`paths`] the same on disk · [`places`] where regions lie on the
+//! map · [`claim`] what a sandbox has to itself · [`write`] what roles read · [`seed`] what the cluster is told ·
+//! [`house_model`] what engines run · [`supervise`] the processes · [`ready`] when they do their work, asked by
+//! [`probe`] and [`replicas`] · [`progress`] and [`report`] what is told of it · [`up`] all of that together ·
+//! [`detach`] the same without a terminal · [`control`] how other commands speak to it: [`down`], [`status`], [`ps`],
+//! [`start`], [`link`] · [`logs`] · [`view`] a live picture.
 
 pub mod claim;
 pub mod control;
@@ -15,6 +15,7 @@ pub mod house_model;
 pub mod layout;
 pub mod link;
 pub mod logs;
+pub mod paths;
 pub mod places;
 pub mod probe;
 pub mod progress;
@@ -32,7 +33,8 @@ pub mod write;
 
 use crate::failure::WrongUsage;
 use anyhow::Context;
-use layout::{Layout, Paths};
+use layout::Layout;
+use paths::Paths;
 use std::io::ErrorKind;
 use std::path::Path;
 use types::RegionName;

@@ -3,7 +3,8 @@
 //! Locks are the kernel's (`flock`): they end with the process that holds them, however it ends. The process id
 //! in a lock file is only for people to read.
 
-use crate::sandbox::layout::{Layout, Paths};
+use crate::sandbox::layout::Layout;
+use crate::sandbox::paths::Paths;
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::net::{SocketAddr, TcpListener};

@@ -2,7 +2,8 @@
 //! socket in the data directory.
 
 use crate::sandbox::claim;
-use crate::sandbox::layout::{Member, Paths};
+use crate::sandbox::layout::Member;
+use crate::sandbox::paths::Paths;
 use crate::sandbox::supervise::Process;
 use chaos::network::{Faults, LinkReport};
 use serde::{Deserialize, Serialize};

@@ -2,7 +2,7 @@
 
 use crate::sandbox::claim;
 use crate::sandbox::control::{self, ControlError, Question};
-use crate::sandbox::layout::Paths;
+use crate::sandbox::paths::Paths;
 use crate::say::say;
 use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};

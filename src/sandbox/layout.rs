@@ -1,15 +1,14 @@
-//! Where everything of a sandbox is: an address for each role, a path for each file.
+//! Where everything of a sandbox is: an address for each role, and the links between regions.
 //!
 //! Region *i* is `127.N.i.1`, where N is the subnet, with the ports of production. So regions need no port
 //! arithmetic, and two sandboxes side by side differ in one number. Seen from region *i*, region *j* is
 //! `127.N.i.(10 + j)`: that is where the emulated link between them is dialled.
 
-use crate::sandbox::{house_model, places};
+use crate::sandbox::places;
 use chaos::network::{self, Anycast, AnycastEdge, Forward, distance};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 use types::{BadName, DialMap, NodeName, RegionName, ZoneName};
@@ -64,12 +63,6 @@ pub struct Seat {
     pub voter: Option<u64>,
     ip: Ipv4Addr,
     place: u8,
-}
-
-/// Everything below a sandbox's data directory.
-#[derive(Debug, Clone)]
-pub struct Paths {
-    data: PathBuf,
 }
 
 impl Regions {
@@ -401,89 +394,8 @@ fn name(text: &str) -> NodeName {
     text.parse().expect("the name fits its pattern")
 }
 
-impl Paths {
-    /// `data` is absolute, because roles get paths below it and stand in other directories.
-    pub fn below(data: PathBuf) -> Self {
-        Self { data }
-    }
-
-    pub fn data(&self) -> &Path {
-        &self.data
-    }
-
-    pub fn lock(&self) -> PathBuf {
-        self.data.join("up.lock")
-    }
-
-    pub fn layout(&self) -> PathBuf {
-        self.data.join("sandbox.json")
-    }
-
-    pub fn cluster(&self) -> PathBuf {
-        self.data.join("cluster")
-    }
-
-    pub fn api_key(&self) -> PathBuf {
-        self.data.join("api-key")
-    }
-
-    pub fn authority(&self) -> PathBuf {
-        self.data.join("ca")
-    }
-
-    pub fn models(&self) -> PathBuf {
-        self.data.join(house_model::MODELS)
-    }
-
-    /// The identity of who types commands.
-    pub fn operator(&self) -> PathBuf {
-        self.data.join(OPERATOR)
-    }
-
-    /// Where operator commands find the control plane.
-    pub fn context(&self) -> PathBuf {
-        self.data.join("operator.toml")
-    }
-
-    pub fn role_dir(&self, member: &Member) -> PathBuf {
-        self.data.join("regions").join(member.region.as_str()).join(member.role.as_str())
-    }
-
-    pub fn config(&self, member: &Member) -> PathBuf {
-        self.role_dir(member).join(format!("{}.toml", member.role))
-    }
-
-    pub fn identity(&self, member: &Member) -> PathBuf {
-        self.role_dir(member).join("identity")
-    }
-
-    /// What a role remembers: a voter its log, an edge or agent its last good pictures.
-    pub fn role_data(&self, member: &Member) -> PathBuf {
-        self.role_dir(member).join("data")
-    }
-
-    /// What an edge shows to clients.
-    pub fn public_certificate(&self, member: &Member) -> PathBuf {
-        self.role_dir(member).join("public")
-    }
-
-    pub fn up_log(&self) -> PathBuf {
-        self.data.join("logs").join("up.log")
-    }
-
-    pub fn region_logs(&self, region: &RegionName) -> PathBuf {
-        self.data.join("logs").join(region.as_str())
-    }
-
-    pub fn log(&self, member: &Member) -> PathBuf {
-        self.region_logs(&member.region).join(format!("{}.log", member.role))
-    }
-}
-
 /// Two, so that the death of one is survived inside its region.
 pub const ENGINES_PER_REGION: u16 = 2;
-/// Below the data directory.
-pub const OPERATOR: &str = "operator";
 const VOTERS: usize = 3;
 const ENGINE_PORT: u16 = 7500;
 const EDGE_PORT: u16 = 8080;

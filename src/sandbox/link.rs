@@ -2,7 +2,8 @@
 
 use crate::failure::WrongUsage;
 use crate::sandbox::control::{self, Answer, Question};
-use crate::sandbox::layout::{Paths, Regions};
+use crate::sandbox::layout::Regions;
+use crate::sandbox::paths::Paths;
 use crate::sandbox::{kept_layout, known_region};
 use crate::table::table;
 use crate::{duration, stdout};

@@ -1,6 +1,7 @@
 //! `rhumb logs`: what the processes of a region wrote, and what they go on to write.
 
-use crate::sandbox::layout::{Layout, Member, Paths, Role};
+use crate::sandbox::layout::{Layout, Member, Role};
+use crate::sandbox::paths::Paths;
 use crate::say::say;
 use crate::stdout::{self, Reader};
 use anyhow::Context;

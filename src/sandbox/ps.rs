@@ -1,7 +1,8 @@
 //! `rhumb sandbox ps`: every process of a sandbox, engines included.
 
 use crate::sandbox::control::{self, Answer, ControlError, Question};
-use crate::sandbox::layout::{Layout, Paths, Role};
+use crate::sandbox::layout::{Layout, Role};
+use crate::sandbox::paths::Paths;
 use crate::sandbox::supervise::Process;
 use crate::sandbox::{kept_layout, replicas};
 use crate::say::say;

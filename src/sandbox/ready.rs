@@ -4,7 +4,8 @@
 use crate::failure;
 use crate::operator::{cluster, context};
 use crate::sandbox::house_model;
-use crate::sandbox::layout::{Layout, Member, Paths, Role, Seat};
+use crate::sandbox::layout::{Layout, Member, Role, Seat};
+use crate::sandbox::paths::Paths;
 use crate::sandbox::probe::{self, ProbeError};
 use crate::sandbox::progress::{Step, StepState};
 use crate::sandbox::replicas;

@@ -1,7 +1,8 @@
 //! What a ready sandbox is, for scripts and for people.
 
 use crate::sandbox::house_model;
-use crate::sandbox::layout::{Layout, Paths, Seat};
+use crate::sandbox::layout::{Layout, Seat};
+use crate::sandbox::paths::Paths;
 use crate::sandbox::seed::TENANT;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;

@@ -1,7 +1,8 @@
 //! `rhumb sandbox start`: starts a part that died, and waits until it does its work again.
 
 use crate::sandbox::control::{self, Answer, Question};
-use crate::sandbox::layout::{Layout, Member, Paths, Role};
+use crate::sandbox::layout::{Layout, Member, Role};
+use crate::sandbox::paths::Paths;
 use crate::sandbox::progress::{Progress, Step};
 use crate::sandbox::ready::Trial;
 use crate::sandbox::seed::{Answers, Goal};

@@ -2,7 +2,8 @@
 
 use crate::operator::{cluster, context};
 use crate::sandbox::control::{self, ControlError, Question};
-use crate::sandbox::layout::{Layout, Paths, Role, Seat};
+use crate::sandbox::layout::{Layout, Role, Seat};
+use crate::sandbox::paths::Paths;
 use crate::sandbox::replicas::{self, ReplicaState, Replicas};
 use crate::sandbox::{kept_layout, ready, write};
 use crate::say::say;

@@ -4,7 +4,8 @@
 //! way, the kernel closes it and the child leaves.
 
 use crate::role::lifeline;
-use crate::sandbox::layout::{Layout, Member, Paths, Role};
+use crate::sandbox::layout::{Layout, Member, Role};
+use crate::sandbox::paths::Paths;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};

@@ -17,7 +17,8 @@ pub mod screen;
 pub mod watch;
 
 use crate::sandbox::control::ControlError;
-use crate::sandbox::layout::{Layout, Paths};
+use crate::sandbox::layout::Layout;
+use crate::sandbox::paths::Paths;
 use crate::say::say;
 use chaos::Network;
 use draw::Events;

@@ -12,7 +12,8 @@ use crate::generate::voter::Voter;
 use crate::generate::{self, Site};
 use crate::operator::{context, key};
 use crate::sandbox::house_model::{self, HouseModel};
-use crate::sandbox::layout::{self, Layout, Member, Paths, Role, Seat};
+use crate::sandbox::layout::{Layout, Member, Role, Seat};
+use crate::sandbox::paths::{self, Paths};
 use anyhow::Context;
 use identity::Authority;
 use identity::authority::CERTIFICATE_LIFE;
@@ -162,7 +163,7 @@ fn write_operator(
     };
     authority.issue(&name, &paths.operator(), OPERATOR_LIFE, now)?;
     let control_plane = voters_from(layout, first).iter().map(Voter::listed).collect();
-    let file = context::File { identity: layout::OPERATOR.into(), control_plane };
+    let file = context::File { identity: paths::OPERATOR.into(), control_plane };
     let text = toml::to_string(&file).context("a context file is plain data")?;
     write_text(&paths.context(), &format!("# {HEADER}\n\n{text}"))
 }

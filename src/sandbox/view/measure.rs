@@ -5,7 +5,8 @@
 
 use crate::operator::context;
 use crate::sandbox::control::{self, Answer, ControlError, Question};
-use crate::sandbox::layout::{Layout, Paths, Role, Seat};
+use crate::sandbox::layout::{Layout, Role, Seat};
+use crate::sandbox::paths::Paths;
 use crate::sandbox::probe::{self, ProbeError};
 use crate::sandbox::replicas;
 use crate::sandbox::status::{self, ControlPlane, RegionStatus, Status};

@@ -2,7 +2,7 @@
 
 use crate::duration;
 use crate::sandbox::kept_layout;
-use crate::sandbox::layout::Paths;
+use crate::sandbox::paths::Paths;
 use crate::sandbox::view::draw::Events;
 use crate::sandbox::view::lines::lines;
 use crate::sandbox::view::measure::{Instruments, Links};
