@@ -113,7 +113,8 @@ async fn serve(
     forwards: Vec<std::net::TcpListener>,
     anycast: Vec<std::net::TcpListener>,
 ) -> io::Result<()> {
-    let places = Places::new();
+    // Idle clients must not shut out what the regions say to each other.
+    let (forward_places, anycast_places) = (Places::new(), Places::new());
     let timer = links.alarms.file()?;
     for (listener, forward) in forwards.into_iter().zip(&plan.forwards) {
         let Some((there, back)) = links.between(&forward.from, &forward.to) else { continue };
@@ -121,9 +122,9 @@ async fn serve(
         let links = Arc::clone(&links);
         let carry = move |client, _| {
             let links = Arc::clone(&links);
-            async move { connect(&links, client, &[route], |_| true, None).await }
+            async move { connect(&links, client, &[route], |_| true, &[]).await }
         };
-        tokio::spawn(accept(TcpListener::from_std(listener)?, places.clone(), carry));
+        tokio::spawn(accept(TcpListener::from_std(listener)?, forward_places.clone(), carry));
     }
     if let Some(plan) = &plan.anycast {
         let readiness: Vec<Readiness> = plan.edges.iter().map(|_| Readiness::default()).collect();
@@ -134,7 +135,7 @@ async fn serve(
             let sites = Arc::new(Sites::new(&links, plan, number, &readiness));
             let links = Arc::clone(&links);
             let carry = move |client, address| Arc::clone(&sites).carry(Arc::clone(&links), client, address);
-            tokio::spawn(accept(TcpListener::from_std(listener)?, places.clone(), carry));
+            tokio::spawn(accept(TcpListener::from_std(listener)?, anycast_places.clone(), carry));
         }
     }
     links.alarms.run(timer).await;

@@ -4,7 +4,6 @@ use crate::network::connect::{Route, connect};
 use crate::network::links::Links;
 use crate::network::plan::Anycast;
 use crate::network::readiness::Readiness;
-use bytes::Bytes;
 use ppp::v2::{Builder, Command, Protocol, Version};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -50,6 +49,6 @@ impl Sites {
             let is_ready = sites.any(|(site, edge)| site.target == route.target && edge.is_ready());
             is_ready && !links.is_cut(route.there) && !links.is_cut(route.back)
         };
-        connect(&links, client, &self.routes, leads, Some(Bytes::from(header))).await;
+        connect(&links, client, &self.routes, leads, &header).await;
     }
 }

@@ -6,6 +6,7 @@ use crate::network::link::{Head, Segment};
 use crate::network::links::Way;
 use crate::network::socket::{Closes, finish, read, write};
 use bytes::{Buf, Bytes};
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -26,6 +27,8 @@ struct Direction {
     from: Arc<TcpStream>,
     to: Arc<TcpStream>,
     source: Source,
+    /// Read before the handshake was done, and sent before anything else.
+    early: VecDeque<Bytes>,
     /// Ends when the source resets the connection.
     reset: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// The source has reset the connection, though reading has not shown it: writing has.
@@ -89,7 +92,7 @@ impl Connection {
                     Delivered::All(later) => next = next.into_iter().chain(later).min(),
                     Delivered::Handshake => {
                         if let Some(early) = self.early.take() {
-                            self.directions[0].begin(early);
+                            self.directions[0].early = early.segments;
                         }
                         moved = true;
                     }
@@ -138,6 +141,7 @@ impl Direction {
             from,
             to,
             source: Source::Open,
+            early: VecDeque::new(),
             // An error of the watching itself is the end of the runtime, and everything here ends with it.
             reset: Box::pin(async move { drop(watched.ready(Interest::ERROR).await) }),
             is_source_reset: false,
@@ -147,15 +151,7 @@ impl Direction {
         }
     }
 
-    /// Sends what came before the handshake was done.
-    fn begin(&mut self, early: Early) {
-        early.segments.into_iter().for_each(|bytes| self.way.enter(Segment::Data(bytes)));
-        if early.is_whole {
-            self.end();
-        }
-    }
-
-    /// Reads one segment, if there is one and room for it; false = nothing to do now.
+    /// Sends one segment, if there is one and room for it; false = nothing to do now.
     fn collect(&mut self, context: &mut Context<'_>) -> bool {
         if self.sink == Sink::Reset || self.source == Source::Reset {
             return false;
@@ -169,6 +165,15 @@ impl Direction {
             }
             return is_reset;
         }
+        if let Some(first) = self.early.front_mut() {
+            let segment = first.split_to(room.min(first.len()));
+            if first.is_empty() {
+                self.early.pop_front();
+            }
+            self.way.enter(Segment::Data(segment));
+            return true;
+        }
+        // An end that was seen before the handshake was done shows again.
         match read(&self.from, context, room) {
             Poll::Pending => return false,
             Poll::Ready(Ok(bytes)) if !bytes.is_empty() => self.way.enter(Segment::Data(bytes)),

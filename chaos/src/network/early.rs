@@ -5,6 +5,7 @@
 
 use crate::network::socket::read;
 use bytes::Bytes;
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -12,16 +13,21 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 pub(super) struct Early {
-    pub(super) segments: Vec<Bytes>,
+    pub(super) segments: VecDeque<Bytes>,
     /// The client has sent everything.
-    pub(super) is_whole: bool,
+    is_whole: bool,
     bytes: usize,
     patience: Pin<Box<Sleep>>,
 }
 
 impl Early {
     pub(super) fn new() -> Self {
-        Self { segments: Vec::new(), is_whole: false, bytes: 0, patience: Box::pin(sleep(HANDSHAKE_MAX)) }
+        Self {
+            segments: VecDeque::new(),
+            is_whole: false,
+            bytes: 0,
+            patience: Box::pin(sleep(HANDSHAKE_MAX)),
+        }
     }
 
     /// Reads what comes; ready when there is nobody any more to open a connection for.
@@ -38,7 +44,7 @@ impl Early {
                 }
                 Poll::Ready(Ok(bytes)) => {
                     self.bytes += bytes.len();
-                    self.segments.push(bytes);
+                    self.segments.push_back(bytes);
                 }
             }
         }

@@ -105,7 +105,7 @@ impl Link {
     pub(super) fn room(&self, flow: FlowId, crowded: bool) -> usize {
         let most = if crowded { FLOW_WEIGHT_WHEN_CROWDED } else { FLOW_WEIGHT_MAX };
         match self.flows.get(&flow) {
-            Some(flow) if flow.weight < most => self.segment_max(),
+            Some(flow) if flow.weight < most.min(self.flow_weight_max()) => self.segment_max(),
             _ => 0,
         }
     }
@@ -192,8 +192,11 @@ impl Link {
 
     /// None = held by a cut.
     fn arrival(&self, waiting: &Waiting) -> Option<Monotonic> {
-        let travel = self.distance + Duration::from_millis(self.faults.delay_ms);
-        (!self.faults.is_cut).then(|| waiting.left + travel.saturating_add(waiting.lost_for))
+        (!self.faults.is_cut).then(|| waiting.left + self.travel().saturating_add(waiting.lost_for))
+    }
+
+    fn travel(&self) -> Duration {
+        self.distance + Duration::from_millis(self.faults.delay_ms)
     }
 
     fn leave(&mut self, now: Monotonic, bytes: usize) -> Monotonic {
@@ -228,6 +231,14 @@ impl Link {
         let Some(rate) = self.faults.bytes_per_second else { return SEGMENT_MAX };
         let share = usize::try_from(rate.get() / SEGMENTS_PER_SECOND).unwrap_or(SEGMENT_MAX);
         share.clamp(SEGMENT_LEAST, SEGMENT_MAX)
+    }
+
+    /// On a narrow link a flow holds what its rate and its way need and a little more: everybody else waits behind it.
+    fn flow_weight_max(&self) -> usize {
+        let Some(rate) = self.faults.bytes_per_second else { return FLOW_WEIGHT_MAX };
+        let time = self.travel().saturating_mul(2).saturating_add(QUEUE_MAX);
+        let bytes = u128::from(rate.get()).saturating_mul(time.as_micros()) / 1_000_000;
+        usize::try_from(bytes).unwrap_or(FLOW_WEIGHT_MAX).clamp(2 * self.segment_max(), FLOW_WEIGHT_MAX)
     }
 }
 
@@ -270,6 +281,8 @@ struct Waiting {
 
 /// With 100 ms one way a connection carries 40 MB/s.
 const FLOW_WEIGHT_MAX: usize = 4 << 20;
+/// How long a narrow link may take for what one connection holds, beyond its way: a router's queue.
+const QUEUE_MAX: Duration = Duration::from_millis(250);
 /// What a connection may hold in any case, so that nobody can starve the others.
 const FLOW_WEIGHT_WHEN_CROWDED: usize = 64 << 10;
 /// What a segment costs beside its bytes: many are a few bytes long.
@@ -451,6 +464,23 @@ mod tests {
         assert_eq!(link.room(FLOW, false), 0);
         link.carried(FLOW, SEGMENT_MAX);
         assert_eq!(link.room(FLOW, false), SEGMENT_MAX);
+    }
+
+    #[test]
+    fn nobody_waits_long_behind_a_flow_that_fills_a_narrow_link() {
+        let mut link = link(40, 1);
+        link.set(at(0), narrow(12_500));
+        while link.room(FLOW, false) > 0 {
+            link.enter(at(0), FLOW, data(link.room(FLOW, false)));
+        }
+        link.enter(at(0), OTHER, data(link.room(OTHER, false)));
+        assert_eq!(link.take(at(1_000), OTHER), Head::Arrived(data(SEGMENT_LEAST)));
+        // What it may hold covers the way, or it could not use the rate it has.
+        link.set(at(1_000), Faults { delay_ms: 2_000, ..narrow(12_500) });
+        while link.room(FLOW, false) > 0 {
+            link.enter(at(1_000), FLOW, data(link.room(FLOW, false)));
+        }
+        assert!(link.totals.in_flight > 2 * 12_500, "{} bytes", link.totals.in_flight);
     }
 
     #[test]

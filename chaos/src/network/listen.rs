@@ -1,5 +1,6 @@
 //! Takes connections at the addresses of the plan.
 
+use socket2::{Domain, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,9 +21,12 @@ impl Places {
 
 /// Bound before the runtime runs, so that whoever starts the network knows that it can be dialled.
 pub(super) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let listener = std::net::TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Carries every connection that comes, for ever. More than there may be wait, most of them in the kernel.
@@ -49,6 +53,8 @@ pub(super) async fn accept<Carry: Future<Output = ()> + Send + 'static>(
     }
 }
 
+/// Bursts of clients come faster than a busy host lets this process take them; the standard library's is 128.
+const BACKLOG: i32 = 1_024;
 /// Two files each.
 const CONNECTIONS_MAX: usize = 4_096;
 /// Files have run out, mostly.

@@ -6,7 +6,7 @@ use chaos::network::{Anycast, AnycastEdge, Faults, Plan};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Says its name and what it was told of the client, once for each connection.
@@ -15,6 +15,8 @@ struct Edge {
     target: SocketAddr,
     admin: SocketAddr,
     ready: Arc<AtomicBool>,
+    /// How often it was asked whether it is ready.
+    questions: Arc<AtomicU32>,
 }
 
 impl Edge {
@@ -28,14 +30,17 @@ impl Edge {
                 for stream in target.incoming() {
                     let mut stream = stream.unwrap();
                     // Who leaves before saying anything is no concern of this edge.
-                    let mut header = [0; HEADER + HELLO.len()];
-                    if stream.read_exact(&mut header).is_ok() {
-                        let _ = stream.write_all(&[name.as_bytes(), &header].concat());
-                    }
+                    let (mut header, mut hello) = ([0; HEADER], [0; HELLO.len()]);
+                    let _ = stream
+                        .read_exact(&mut header)
+                        .and_then(|()| stream.write_all(&[name.as_bytes(), &header].concat()))
+                        .and_then(|()| stream.read_exact(&mut hello))
+                        .and_then(|()| stream.write_all(&hello));
                 }
             });
         }
-        let is_ready = Arc::clone(&ready);
+        let questions = Arc::new(AtomicU32::new(0));
+        let (is_ready, asked) = (Arc::clone(&ready), Arc::clone(&questions));
         std::thread::spawn(move || {
             for stream in admin.incoming() {
                 let mut stream = stream.unwrap();
@@ -44,9 +49,10 @@ impl Edge {
                 assert!(question.starts_with(b"GET /readyz HTTP/1.1\r\n"));
                 let status = if is_ready.load(Ordering::Relaxed) { "200 OK" } else { "503 Not yet" };
                 let _ = write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+                asked.fetch_add(1, Ordering::Relaxed);
             }
         });
-        Self { name, target: addresses[0], admin: addresses[1], ready }
+        Self { name, target: addresses[0], admin: addresses[1], ready, questions }
     }
 }
 
@@ -102,9 +108,9 @@ fn anycast_leads_to_the_nearest_edge_that_is_ready() {
     leads_to(Some("a"));
     edges[2].ready.store(false, Ordering::Relaxed);
     leads_to(Some("b"));
-    // Bytes to a far edge travel over the link, and it is told of the client first.
+    // A client's bytes to a far edge travel over the link, and nothing else does.
     let carried = link(&network, "a", "b");
-    assert_eq!(carried.bytes_total % (HEADER + HELLO.len()) as u64, 0);
+    assert_eq!(carried.bytes_total % HELLO.len() as u64, 0);
     assert!(carried.connections_total > 0 && carried.bytes_total > 0);
     for (from, to) in [("a", "b"), ("b", "a")] {
         network.set(&region(from), &region(to), CUT).unwrap();
@@ -146,6 +152,32 @@ fn the_edge_is_told_who_the_client_is() {
     let header = ppp::v2::Header::try_from(header).unwrap();
     assert_eq!(header.addresses, (local, listen).into());
     assert_eq!(hello, HELLO);
+}
+
+#[test]
+fn the_edge_is_told_at_once_however_long_the_way_is() {
+    let edges = [Edge::start("b", true)];
+    let (network, listen) = start(&edges);
+    eventually("it answers", || asked(listen).is_some());
+    eventually("that is over", || link(&network, "a", "b").connections == 0);
+    let far = Faults { delay_ms: 600_000, ..Faults::default() };
+    network.set(&region("b"), &region("a"), far).unwrap();
+    let _client = dial(listen);
+    // The client's own bytes would wait for the handshake to come back.
+    eventually("the edge answers the header", || link(&network, "b", "a").bytes_in_flight > 0);
+}
+
+#[test]
+fn a_connection_waits_a_moment_for_an_edge_to_be_ready() {
+    let edges = [Edge::start("a", true)];
+    edges[0].ready.store(false, Ordering::Relaxed);
+    let (_network, listen) = start(&edges);
+    // The next question comes long after the connection does.
+    eventually("it is asked", || edges[0].questions.load(Ordering::Relaxed) > 0);
+    let mut client = dial(listen);
+    client.write_all(HELLO).unwrap();
+    edges[0].ready.store(true, Ordering::Relaxed);
+    assert_eq!(read_exactly(&mut client, 1), b"a");
 }
 
 /// Of IPv4.

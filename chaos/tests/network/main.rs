@@ -222,6 +222,24 @@ fn what_waits_is_bounded() {
 }
 
 #[test]
+fn what_was_sent_before_the_handshake_fills_no_narrow_link() {
+    let pair = Pair::start(Duration::ZERO);
+    pair.set_there(Faults { bytes_per_second: NonZeroU64::new(12_500), ..Faults::default() });
+    pair.set_back(CUT);
+    let mut client = TcpStream::connect(pair.listen).unwrap();
+    client.write_all(&[7; EARLY]).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut target = pair.accept();
+    pair.set_back(Faults::default());
+    eventually("it is sent", || pair.there().bytes_in_flight > 0);
+    assert!(pair.there().bytes_in_flight < 10_000, "{} bytes", pair.there().bytes_in_flight);
+    pair.heal();
+    let mut got = Vec::new();
+    target.read_to_end(&mut got).unwrap();
+    assert_eq!(got, [7; EARLY]);
+}
+
+#[test]
 fn the_last_handle_ends_everything() {
     let pair = Pair::start(Duration::ZERO);
     let (mut client, mut target) = pair.connect();
@@ -255,5 +273,7 @@ fn links_that_are_not_there_have_no_faults() {
 const BYTES: usize = 3 << 20;
 /// More than a socket receives while nobody reads, less than two sockets hold.
 const SOME: usize = 400_000;
+/// Much for one second at the rate of the test, little enough to be kept as a whole.
+const EARLY: usize = 50_000;
 /// The bound of one direction of one connection.
 const WAITING_MAX: usize = 4 << 20;
