@@ -130,12 +130,10 @@ impl<'a> Attempts<'a> {
     /// The best node that lets the request through.
     fn choose(&self) -> Result<Turn<'a>, Refusal> {
         let edge = self.edge;
-        let ask =
-            Ask { version: self.asked.version, regions: self.asked.regions.as_deref(), tried: &self.nodes };
         let table = edge.routing_table()?;
         let now = edge.clock.now();
         let mut health = edge.health();
-        let plan = route(&table, &health, &edge.region, ask, now).map_err(|refused| {
+        let plan = route(&table, &health, &edge.region, self.ask(), now).map_err(|refused| {
             // What happened to this request says more than what the table looks like after it.
             if self.last.is_some() { self.exhausted() } else { Refusal::NoRoute(refused) }
         })?;
@@ -148,17 +146,31 @@ impl<'a> Attempts<'a> {
         Ok(Turn { edge, node, entry, version: self.asked.version, permit: Some(permit) })
     }
 
+    fn ask(&self) -> Ask<'_> {
+        Ask { version: self.asked.version, regions: self.asked.regions.as_deref(), tried: &self.nodes }
+    }
+
+    /// Waits until a turn's node is down and another one would take the request.
+    pub(crate) async fn until_lost(&self, turn: &Turn<'_>) {
+        let edge = self.edge;
+        let is_elsewhere = || {
+            let Ok(table) = edge.routing_table() else { return false };
+            route(&table, &edge.health(), &edge.region, self.ask(), edge.clock.now()).is_ok()
+        };
+        edge.until_lost(&turn.node, is_elsewhere).await;
+    }
+
     /// One attempt, up to its first event.
     async fn open(&self, turn: &Turn<'_>) -> Result<(Stream, Option<ReplicaId>), Failed> {
         let outcome = tokio::select! {
             biased;
             opened = self.send(turn) => opened,
-            () = turn.until_down() => Err(Failed::Node(NodeFailed::silent(None))),
+            () = self.until_lost(turn) => Err(Failed::Node(NodeFailed::silent(None))),
         };
         let label = match &outcome {
             Ok(_) => "answered",
             Err(Failed::Request { .. }) => "refused",
-            Err(Failed::Node(failed)) if failed.outcome == Outcome::Unknown => "no-room",
+            Err(Failed::Node(failed)) if failed.outcome == Outcome::Unknown && failed.worked_on => "no-room",
             Err(Failed::Node(_)) => "failed",
         };
         self.edge.metrics.attempts.with_label_values(&[label]).inc();
@@ -254,7 +266,8 @@ impl NodeFailed {
     pub(crate) fn silent(begun: Option<ReplicaId>) -> Self {
         let reason = "the node stopped answering probes".to_owned();
         let worked_on = begun.is_some();
-        Self { reason, worked_on, replica: begun, outcome: Outcome::Failed, retry_after: None }
+        // Probes keep requests away from it for as long as it is silent, and a breaker would for longer.
+        Self { reason, worked_on, replica: begun, outcome: Outcome::Unknown, retry_after: None }
     }
 }
 
@@ -292,11 +305,6 @@ impl Turn<'_> {
         if let Some(permit) = &self.permit {
             self.edge.health().answer_begun(&self.node, permit);
         }
-    }
-
-    /// Waits until probes find the node down.
-    pub(crate) async fn until_down(&self) {
-        self.edge.until_down(&self.node).await;
     }
 
     /// The answer has come to its end: hears what the node said last of its load, and keeps the connection.

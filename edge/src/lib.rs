@@ -241,15 +241,17 @@ impl Edge {
         }
     }
 
-    /// Waits until probes find a node down. A request that hangs there need not wait for its own deadline.
-    async fn until_down(&self, node: &NodeKey) {
+    /// Waits until probes find a node down while there is another place to go. A request that hangs there need not
+    /// wait for its own deadline then; without another place it can only hope that the node speaks again.
+    async fn until_lost(&self, node: &NodeKey, is_elsewhere: impl Fn() -> bool) {
         // What comes is worth more than what probes say, so it is given time to come.
         tokio::time::sleep(DOWN_GRACE).await;
         loop {
             let changed = self.node_changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.health().node(node).is_some_and(NodeHealth::is_down) {
+            let is_down = self.health().node(node).is_some_and(NodeHealth::is_down);
+            if is_down && is_elsewhere() {
                 return;
             }
             changed.await;

@@ -90,6 +90,7 @@ async fn relay_whole(
 ) -> Result<bool, Stop> {
     let Answering { turn, mut stream, replica } = answering;
     while !stream.is_done() {
+        let lost = attempts.until_lost(&turn);
         let advanced = async {
             tokio::select! {
                 biased;
@@ -97,7 +98,7 @@ async fn relay_whole(
                     advanced.map_err(|error| NodeFailed::broken(&error, replica.clone()))
                 }
                 // A new attempt is free here, and sooner done than a stall is certain.
-                () = turn.until_down() => Err(NodeFailed::silent(replica.clone())),
+                () = lost => Err(NodeFailed::silent(replica.clone())),
             }
         };
         if let Err(failed) = keep_alive.during(client, advanced).await? {

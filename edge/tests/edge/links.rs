@@ -88,6 +88,31 @@ async fn a_node_at_the_end_of_a_very_slow_link_is_not_taken_for_a_dead_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_only_node_is_waited_for_while_it_is_silent_and_used_at_once_when_it_speaks() {
+    let scene = Scene::set().await;
+    let link = Link::to(scene.far.address, Duration::ZERO).await;
+    let mut resources = scene.resources();
+    place(&mut resources, node_at("eu-west", "n1", link.address));
+    scene.store(&resources);
+    let world = scene.start(None).await;
+    let served = async { while world.ask_as("european", STREAM).await.status != 200 {} };
+    tokio::time::timeout(SOON, served).await.expect("served once it is known");
+
+    link.hold();
+    let waiting = (0..8).map(|_| world.ask_as("european", ""));
+    let released = async {
+        while !world.admin("/metrics").await.body.contains("rhumb_edge_nodes_serving 1\n") {}
+        link.release();
+    };
+    let (answers, ()) = tokio::join!(futures_util::future::join_all(waiting), released);
+    for got in answers {
+        assert_eq!(got.status, 200, "{}", got.body);
+    }
+    let again = async { while world.ask_as("european", STREAM).await.status != 200 {} };
+    tokio::time::timeout(Duration::from_secs(2), again).await.expect("no breaker keeps requests away");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_whole_answer_is_begun_anew_elsewhere_when_its_node_falls_silent() {
     let (world, link) = near_behind_a_link().await;
     world.near.will([Act::HangAfter(1)]);
