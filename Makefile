@@ -21,7 +21,6 @@ test: prepare ## Run all tests
 	fi
 
 clients: prepare ## Run the official OpenAI SDKs, curl and h2load against sandboxes
-	cargo build --package rhumb
 	tests/clients/run
 
 prepare: ## Install what the build needs (Debian, Ubuntu)

@@ -44,7 +44,8 @@ def python_sdk() -> Path:
     """The interpreter that has the Python SDK. Its environment brings Node too, pinned by the same lock."""
     lock = HERE / "requirements.txt"
     stamp = INTO / "venv" / lock.name
-    if not is_same(lock, stamp):
+    # A virtual environment dies with the Python that it was made of.
+    if not is_same(lock, stamp) or not PYTHON.exists():
         shutil.rmtree(INTO / "venv", ignore_errors=True)
         run(sys.executable, "-m", "venv", str(INTO / "venv"))
         pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]

@@ -107,7 +107,11 @@ def tool(name: str, script: str) -> Callable[[], list[str]]:
 
 
 def down(data: str) -> None:
-    subprocess.run([worlds.RHUMB, "down", "--data", data], capture_output=True, timeout=60)
+    stopped = subprocess.run([worlds.RHUMB, "down", "--data", data], capture_output=True, text=True)
+    if stopped.returncode:
+        # Without its folder nobody could stop it by hand either.
+        print(f"the sandbox on {data} does not stop: {stopped.stderr}", file=sys.stderr)
+        return
     shutil.rmtree(data, ignore_errors=True)
 
 
