@@ -103,6 +103,19 @@ fn an_interrupted_start_leaves_nothing_and_can_be_made_again() {
     }
 }
 
+#[test]
+fn a_sandbox_has_as_many_regions_as_one_likes_and_three_voters() {
+    let world = World::start(&["--regions", "5"]);
+    for region in 0..5 {
+        let answer = world.post(region, "/v1/chat/completions", &world.chat("Hello", r#","max_tokens":1"#));
+        assert_eq!(answer.status, 200, "{}: {answer:?}", world.region(region));
+    }
+    let regions = world.json(&["status", "--json"])["regions"].clone();
+    let voters = |region: &serde_json::Value| region["voters"].as_u64().unwrap();
+    assert_eq!(regions.as_array().unwrap().iter().map(voters).collect::<Vec<_>>(), [1, 1, 1, 0, 0]);
+    assert_eq!(world.link(&[]).as_array().unwrap().len(), 5 * 4, "each region has links to all others");
+}
+
 /// A sandbox asks for no rights: no raw sockets, no namespaces, no privileged ports.
 #[test]
 fn a_sandbox_needs_no_root() {

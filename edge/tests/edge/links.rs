@@ -95,13 +95,16 @@ async fn the_only_node_is_waited_for_while_it_is_silent_and_used_at_once_when_it
     place(&mut resources, node_at("eu-west", "n1", link.address));
     scene.store(&resources);
     let world = scene.start(None).await;
-    let served = async { while world.ask_as("european", STREAM).await.status != 200 {} };
-    tokio::time::timeout(SOON, served).await.expect("served once it is known");
+    let serving = async |count: &str| {
+        let gauge = format!("rhumb_edge_nodes_serving {count}\n");
+        while !world.admin("/metrics").await.body.contains(&gauge) {}
+    };
+    tokio::time::timeout(SOON, serving("2")).await.expect("both are known");
 
     link.hold();
     let waiting = (0..8).map(|_| world.ask_as("european", ""));
     let released = async {
-        while !world.admin("/metrics").await.body.contains("rhumb_edge_nodes_serving 1\n") {}
+        serving("1").await;
         link.release();
     };
     let (answers, ()) = tokio::join!(futures_util::future::join_all(waiting), released);
