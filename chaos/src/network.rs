@@ -92,11 +92,16 @@ impl Network {
         Ok(Self { links, _thread: Arc::new(Thread { stop, thread: Some(thread) }) })
     }
 
-    /// Gives one direction of a link other faults, at once and also for connections that are open.
-    pub fn set(&self, from: &RegionName, to: &RegionName, faults: Faults) -> Result<(), NoSuchLink> {
-        let link = (from != to).then(|| self.links.between(from, to)).flatten();
-        let (there, _) = link.ok_or_else(|| NoSuchLink { from: from.clone(), to: to.clone() })?;
-        self.links.set(there, faults);
+    /// Gives directions of links other faults, at once and also for connections that are open. If one of them does
+    /// not exist, none is changed.
+    pub fn set(&self, links: &[(RegionName, RegionName)], faults: Faults) -> Result<(), NoSuchLink> {
+        let found = links.iter().map(|(from, to)| {
+            let link = (from != to).then(|| self.links.between(from, to)).flatten();
+            link.map(|(there, _)| there).ok_or_else(|| NoSuchLink { from: from.clone(), to: to.clone() })
+        });
+        for link in found.collect::<Result<Vec<_>, _>>()? {
+            self.links.set(link, faults);
+        }
         Ok(())
     }
 

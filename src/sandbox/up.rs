@@ -307,17 +307,8 @@ impl Sandbox {
     }
 
     fn fault(&self, links: &[(RegionName, RegionName)], faults: Faults) -> Answer {
-        let known = self.network.report();
-        let is_known = |(from, to): &&(RegionName, RegionName)| {
-            known.iter().any(|link| (&link.from, &link.to) == (from, to))
-        };
-        if let Some((from, to)) = links.iter().find(|link| !is_known(link)) {
-            return Answer::Refused { problem: format!("there is no link from {from} to {to}") };
-        }
-        for (from, to) in links {
-            if let Err(error) = self.network.set(from, to, faults) {
-                return Answer::Refused { problem: error.to_string() };
-            }
+        if let Err(error) = self.network.set(links, faults) {
+            return Answer::Refused { problem: error.to_string() };
         }
         let named: Vec<String> = links.iter().map(|(from, to)| format!("{from} -> {to}")).collect();
         let which =

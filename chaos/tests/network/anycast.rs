@@ -113,9 +113,9 @@ fn anycast_leads_to_the_nearest_edge_that_is_ready() {
     assert_eq!(carried.bytes_total % HELLO.len() as u64, 0);
     assert!(carried.connections_total > 0 && carried.bytes_total > 0);
     for (from, to) in [("a", "b"), ("b", "a")] {
-        network.set(&region(from), &region(to), CUT).unwrap();
+        network.set(&[(region(from), region(to))], CUT).unwrap();
         leads_to(Some("c"));
-        network.set(&region(from), &region(to), Faults::default()).unwrap();
+        network.set(&[(region(from), region(to))], Faults::default()).unwrap();
         leads_to(Some("b"));
     }
     edges.iter().for_each(|edge| edge.ready.store(false, Ordering::Relaxed));
@@ -161,7 +161,7 @@ fn the_edge_is_told_at_once_however_long_the_way_is() {
     eventually("it answers", || asked(listen).is_some());
     eventually("that is over", || link(&network, "a", "b").connections == 0);
     let far = Faults { delay_ms: 600_000, ..Faults::default() };
-    network.set(&region("b"), &region("a"), far).unwrap();
+    network.set(&[(region("b"), region("a"))], far).unwrap();
     let _client = dial(listen);
     // The client's own bytes would wait for the handshake to come back.
     eventually("the edge answers the header", || link(&network, "b", "a").bytes_in_flight > 0);

@@ -69,7 +69,7 @@ fn bytes_arrive_whole_and_in_order_through_faults_that_change() {
             bytes_per_second: [None, NonZeroU64::new(50_000_000)][dice.usize(..2)],
         };
         let (from, to) = if dice.bool() { ("a", "b") } else { ("b", "a") };
-        pair.network.set(&region(from), &region(to), faults).unwrap();
+        pair.network.set(&[(region(from), region(to))], faults).unwrap();
         std::thread::sleep(Duration::from_millis(1));
         if dice.u8(..8) == 0 {
             pair.heal();
@@ -264,7 +264,9 @@ fn the_last_handle_ends_everything() {
 fn links_that_are_not_there_have_no_faults() {
     let pair = Pair::start(Duration::ZERO);
     for (from, to) in [("a", "mars"), ("mars", "a"), ("a", "a")] {
-        let error = pair.network.set(&region(from), &region(to), CUT).unwrap_err();
+        // The one that is there comes first, and stays as it was.
+        let links = [(region("a"), region("b")), (region(from), region(to))];
+        let error = pair.network.set(&links, CUT).unwrap_err();
         assert_eq!(error.to_string(), format!("there is no link from {from} to {to}"));
     }
     assert!(pair.network.report().iter().all(|link| link.faults.is_none()));

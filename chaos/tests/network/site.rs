@@ -71,11 +71,11 @@ impl Pair {
     }
 
     pub fn set_there(&self, faults: Faults) {
-        self.network.set(&region("a"), &region("b"), faults).unwrap();
+        self.network.set(&[(region("a"), region("b"))], faults).unwrap();
     }
 
     pub fn set_back(&self, faults: Faults) {
-        self.network.set(&region("b"), &region("a"), faults).unwrap();
+        self.network.set(&[(region("b"), region("a"))], faults).unwrap();
     }
 
     pub fn heal(&self) {
