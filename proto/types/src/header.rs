@@ -26,9 +26,12 @@ pub const STREAM_ANNOTATED: &str = "annotated";
 pub const FAILURE: &str = "rhumb-failure";
 pub const REPLICA: &str = "rhumb-replica";
 pub const PROMPT_TOKENS: &str = "rhumb-prompt-tokens";
-/// h₀ of the prompt, see [`crate::PrefixHash`].
+/// h₀ of the prompt, see [`crate::PrefixHash`]; of a resumed stream hₙ, after the tokens that it continues.
 pub const PREFIX_HASH: &str = "rhumb-prefix-hash";
 pub const LOAD: &str = "rhumb-load";
 
 /// An SSE comment that begins so carries the last load frame of a stream.
 pub const LOAD_COMMENT: &str = "rhumb-load ";
+
+/// Where a broken stream is asked to go on, see [`crate::ResumeLine`].
+pub const RESUME_PATH: &str = "/rhumb/v1/resume";

@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`name`] what operators name · [`version`] model versions, named by digest ·
 //! [`id`] requests, keys and replicas · [`api_key`] what clients prove themselves by · [`time`] clocks as values · [`units`] quantities ·
-//! [`event`] positions and hashes of the internal stream · [`load`] what a node says of itself ·
+//! [`event`] positions and hashes of the internal stream · [`resume`] how a broken one is asked to go on · [`load`] what a node says of itself ·
 //! [`dial_map`] which address is dialled in place of another ·
 //! [`failure`] why an attempt failed · [`header`] the internal headers · [`intent`] what operators want.
 
@@ -15,6 +15,7 @@ pub mod id;
 pub mod intent;
 pub mod load;
 pub mod name;
+pub mod resume;
 pub mod time;
 pub mod units;
 pub mod version;
@@ -27,6 +28,7 @@ pub use id::{KeyId, ReplicaId, RequestId};
 pub use intent::NodeKey;
 pub use load::{LoadFrame, LoadState};
 pub use name::{BadName, ModelName, NodeName, PolicyName, RegionName, TenantName, ZoneName};
+pub use resume::{BadResume, ResumeLine};
 pub use time::{Monotonic, UnixMs};
 pub use units::{Place, Priority};
 pub use version::{BadVersion, ModelVersion};
