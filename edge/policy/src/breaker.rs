@@ -1,14 +1,18 @@
 //! Stops sending to a node that keeps failing.
 //!
 //! ```text
-//! Closed --failures in a row--> Open --cooldown--> Probing --begun--> Closed, on trial
-//!                                ^                    |                   |
-//!                                +-------failed-------+------failed-------+
+//! Closed --failures in a row, or most of many--> Open --ejection--> Probing --begun--> Closed, on trial
+//!                                                 ^                    |                   |
+//!                                                 +-------failed-------+------failed-------+
 //! ```
+//!
+//! Each ejection is longer than the one before, so that a node that comes and goes is asked ever less often; a node
+//! that serves for a while is forgiven one by one.
 //!
 //! An answer may take minutes, so a probe closes the breaker with its first token. The next failure opens it
 //! again; an answer that is served to its end ends the trial.
 
+use crate::budget::Window;
 use std::time::Duration;
 use types::Monotonic;
 
@@ -17,6 +21,12 @@ pub struct Breaker {
     state: State,
     /// Grows with every change of state.
     generation: u64,
+    /// Ejections that are not forgiven yet.
+    ejections: u32,
+    /// Since when forgiveness is counted.
+    closed_at: Monotonic,
+    served: Window,
+    failed: Window,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +60,14 @@ pub struct Refused {
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self { state: State::Closed { failures: 0 }, generation: 0 }
+        Self {
+            state: State::Closed { failures: 0 },
+            generation: 0,
+            ejections: 0,
+            closed_at: Monotonic::default(),
+            served: Window::new(RATE_SLOT),
+            failed: Window::new(RATE_SLOT),
+        }
     }
 }
 
@@ -66,11 +83,11 @@ impl Breaker {
     /// Admits a request, or one probe once the cooldown is over.
     pub fn admit(&mut self, now: Monotonic) -> Result<Permit, Refused> {
         self.would_admit(now)?;
-        let until = now + COOLDOWN;
+        let until = now + PROBE_TIMEOUT;
         match self.state {
             State::Closed { .. } => {}
             State::Open { .. } => self.enter(State::Probing { until }),
-            // The probe was not heard of for a whole cooldown: perhaps lost, perhaps an answer that takes long.
+            // The probe was not heard of for a while: perhaps lost, perhaps an answer that takes long.
             // Another may go, and the first to end decides for both.
             State::Probing { .. } => self.state = State::Probing { until },
         }
@@ -91,19 +108,63 @@ impl Breaker {
         if permit.generation != self.generation {
             return;
         }
+        match outcome {
+            Outcome::Served => self.served.add(1, now),
+            Outcome::Failed => self.failed.add(1, now),
+            Outcome::Unknown => {}
+        }
+        let fails_mostly = self.fails_mostly(now);
         match (&mut self.state, outcome) {
             (State::Closed { failures }, Outcome::Served) => *failures = 0,
-            (State::Closed { failures }, Outcome::Failed) if *failures + 1 < FAILURES_MAX => *failures += 1,
+            (State::Closed { failures }, Outcome::Failed)
+                if *failures + 1 < FAILURES_MAX && !fails_mostly =>
+            {
+                *failures += 1;
+            }
             (State::Closed { .. }, Outcome::Unknown) => {}
-            (_, Outcome::Served) => self.enter(State::Closed { failures: 0 }),
-            (_, Outcome::Failed) => self.enter(State::Open { until: now + COOLDOWN }),
+            (_, Outcome::Served) => {
+                self.closed_at = now;
+                self.enter(State::Closed { failures: 0 });
+            }
+            (_, Outcome::Failed) => self.eject(now),
             // The next request may be the probe.
             (_, Outcome::Unknown) => self.enter(State::Open { until: now }),
         }
     }
 
+    /// Another process answers there now; what the former one did says nothing of it. One request may try it at once.
+    pub fn replaced(&mut self, now: Monotonic) {
+        if !self.is_closed() {
+            self.enter(State::Open { until: now });
+        }
+    }
+
+    /// How often it opened of late.
+    pub fn ejections(&self) -> u32 {
+        self.ejections
+    }
+
     pub fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed { .. })
+    }
+
+    fn eject(&mut self, now: Monotonic) {
+        let served_for = match self.state {
+            State::Closed { .. } => now.since(self.closed_at),
+            State::Open { .. } | State::Probing { .. } => Duration::ZERO,
+        };
+        let forgiven = served_for.as_secs() / EJECTION.as_secs();
+        let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
+        self.ejections = self.ejections.saturating_sub(forgiven).saturating_add(1).min(EJECTIONS_MAX);
+        let (served, failed) = (Window::new(RATE_SLOT), Window::new(RATE_SLOT));
+        (self.served, self.failed) = (served, failed);
+        self.enter(State::Open { until: now + jittered(EJECTION * self.ejections, now) });
+    }
+
+    /// A node that serves every third request never fails five in a row.
+    fn fails_mostly(&self, now: Monotonic) -> bool {
+        let (served, failed) = (self.served.sum(now), self.failed.sum(now));
+        served + failed >= RATE_RESULTS_MIN && failed * 100 >= (served + failed) * RATE_FAILED_PERCENT
     }
 
     fn enter(&mut self, state: State) {
@@ -114,8 +175,27 @@ impl Breaker {
 
 /// Five in a row is no coincidence, and few enough that a dead node costs five retries.
 const FAILURES_MAX: u32 = 5;
-/// Longer than an engine's restart.
-const COOLDOWN: Duration = Duration::from_secs(5);
+/// The n-th ejection in a row is n times as long.
+const EJECTION: Duration = Duration::from_secs(30);
+/// Five minutes: after that, longer only means that a repair is noticed later.
+const EJECTIONS_MAX: u32 = 10;
+/// Edges that saw the same failure must not all come back in the same instant.
+const JITTER_PERCENT: u64 = 25;
+/// A probe may be lost, or may wait behind a long line.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Ten of them are what the error rate looks back on.
+const RATE_SLOT: Duration = Duration::from_secs(3);
+/// Half of fewer is chance.
+const RATE_RESULTS_MIN: u64 = 20;
+const RATE_FAILED_PERCENT: u64 = 50;
+
+/// Up to a quarter more. The microsecond in which it failed is dice enough, and no two edges share it.
+fn jittered(ejection: Duration, now: Monotonic) -> Duration {
+    let micros = u64::try_from(now.since(Monotonic::default()).as_micros()).unwrap_or(u64::MAX);
+    // Fibonacci hashing: neighbouring microseconds land far apart.
+    let dice = micros.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    ejection + ejection.mul_f64(dice as f64 / f64::from(u32::MAX) * JITTER_PERCENT as f64 / 100.0)
+}
 
 #[cfg(test)]
 mod tests {
@@ -135,14 +215,15 @@ mod tests {
     #[test]
     fn only_failures_in_a_row_open_it() {
         let mut breaker = Breaker::default();
-        for _ in 0..10 {
+        for _ in 0..3 {
             fail(&mut breaker, FAILURES_MAX - 1, at(0));
             let permit = breaker.admit(at(0)).unwrap();
             breaker.record(permit, Outcome::Served, at(0));
         }
         assert!(breaker.is_closed());
         fail(&mut breaker, FAILURES_MAX, at(0));
-        assert_eq!(breaker.admit(at(1)).unwrap_err(), Refused { until: at(0) + COOLDOWN });
+        let Refused { until } = breaker.admit(at(1)).unwrap_err();
+        assert!((30..=38).contains(&until.since(at(0)).as_secs()), "{until:?}");
     }
 
     #[test]
@@ -150,9 +231,9 @@ mod tests {
         for (outcome, closed) in [(Outcome::Served, true), (Outcome::Failed, false)] {
             let mut breaker = Breaker::default();
             fail(&mut breaker, FAILURES_MAX, at(0));
-            let probe = breaker.admit(at(5)).unwrap();
-            assert!(breaker.admit(at(5)).is_err(), "one probe at a time");
-            breaker.record(probe, outcome, at(6));
+            let probe = breaker.admit(at(38)).unwrap();
+            assert!(breaker.admit(at(38)).is_err(), "one probe at a time");
+            breaker.record(probe, outcome, at(39));
             assert_eq!(breaker.is_closed(), closed);
         }
     }
@@ -161,18 +242,18 @@ mod tests {
     fn a_probe_that_tells_nothing_is_followed_by_another() {
         let mut breaker = Breaker::default();
         fail(&mut breaker, FAILURES_MAX, at(0));
-        let probe = breaker.admit(at(5)).unwrap();
-        breaker.record(probe, Outcome::Unknown, at(6));
-        assert!(breaker.admit(at(6)).is_ok());
+        let probe = breaker.admit(at(38)).unwrap();
+        breaker.record(probe, Outcome::Unknown, at(39));
+        assert!(breaker.admit(at(39)).is_ok());
     }
 
     #[test]
     fn a_lost_probe_does_not_close_the_node_for_good() {
         let mut breaker = Breaker::default();
         fail(&mut breaker, FAILURES_MAX, at(0));
-        let _lost = breaker.admit(at(5)).unwrap();
-        assert!(breaker.admit(at(9)).is_err());
-        assert!(breaker.admit(at(10)).is_ok());
+        let _lost = breaker.admit(at(38)).unwrap();
+        assert!(breaker.admit(at(42)).is_err());
+        assert!(breaker.admit(at(43)).is_ok());
     }
 
     #[test]
@@ -180,11 +261,11 @@ mod tests {
         for (outcome, refused) in [(Outcome::Served, false), (Outcome::Failed, true)] {
             let mut breaker = Breaker::default();
             fail(&mut breaker, FAILURES_MAX, at(0));
-            let probe = breaker.admit(at(5)).unwrap();
+            let probe = breaker.admit(at(38)).unwrap();
             breaker.begun(&probe);
-            let _other = breaker.admit(at(5)).expect("others may follow at once");
-            breaker.record(probe, outcome, at(6));
-            assert_eq!(breaker.admit(at(6)).is_err(), refused, "{outcome:?}");
+            let _other = breaker.admit(at(38)).expect("others may follow at once");
+            breaker.record(probe, outcome, at(39));
+            assert_eq!(breaker.admit(at(39)).is_err(), refused, "{outcome:?}");
         }
     }
 
@@ -203,9 +284,9 @@ mod tests {
     fn answers_that_outlast_the_cooldown_close_it_too() {
         let mut breaker = Breaker::default();
         fail(&mut breaker, FAILURES_MAX, at(0));
-        let slow = breaker.admit(at(5)).unwrap();
-        let _slower = breaker.admit(at(10)).unwrap();
-        breaker.record(slow, Outcome::Served, at(14));
+        let slow = breaker.admit(at(38)).unwrap();
+        let _slower = breaker.admit(at(43)).unwrap();
+        breaker.record(slow, Outcome::Served, at(44));
         assert!(breaker.is_closed());
     }
 
@@ -216,5 +297,60 @@ mod tests {
         fail(&mut breaker, FAILURES_MAX, at(1));
         breaker.record(early, Outcome::Served, at(2));
         assert!(breaker.admit(at(2)).is_err());
+    }
+
+    #[test]
+    fn a_node_that_fails_most_of_its_requests_is_left_alone_too() {
+        let mut breaker = Breaker::default();
+        let mut sent = 0;
+        while let Ok(permit) = breaker.admit(at(0)) {
+            let outcome = if sent % 3 == 0 { Outcome::Served } else { Outcome::Failed };
+            breaker.record(permit, outcome, at(0));
+            sent += 1;
+            assert!(sent < 1_000, "never five in a row, so a count of those alone lets it fail for ever");
+        }
+        assert_eq!(sent, RATE_RESULTS_MIN);
+    }
+
+    #[test]
+    fn a_node_that_comes_and_goes_is_asked_ever_less_often() {
+        let mut breaker = Breaker::default();
+        let mut now = at(0);
+        let mut probes = 0;
+        fail(&mut breaker, FAILURES_MAX, now);
+        while now < at(3_600) {
+            match breaker.admit(now) {
+                Ok(probe) => {
+                    probes += 1;
+                    breaker.record(probe, Outcome::Failed, now);
+                }
+                Err(Refused { until }) => now = until,
+            }
+        }
+        // At equal ejections of 30 s it would be asked about a hundred times.
+        assert!((13..=17).contains(&probes), "{probes}");
+        assert_eq!(breaker.ejections(), EJECTIONS_MAX);
+        // Served again for five minutes, it begins anew.
+        let probe = breaker.admit(at(5_000)).unwrap();
+        breaker.record(probe, Outcome::Served, at(5_000));
+        fail(&mut breaker, FAILURES_MAX, at(5_301));
+        assert_eq!(breaker.ejections(), 1);
+    }
+
+    #[test]
+    fn a_new_process_is_tried_at_once() {
+        let mut breaker = Breaker::default();
+        fail(&mut breaker, FAILURES_MAX, at(0));
+        breaker.replaced(at(1));
+        assert!(breaker.admit(at(1)).is_ok());
+        assert!(breaker.admit(at(1)).is_err(), "by one request");
+    }
+
+    #[test]
+    fn edges_do_not_come_back_in_one_instant() {
+        let ends: std::collections::BTreeSet<_> =
+            (0..100).map(|micros| jittered(EJECTION, Monotonic::from_micros(micros)).as_millis()).collect();
+        assert!(ends.len() > 90);
+        assert!(ends.iter().all(|ms| (30_000..=37_500).contains(ms)));
     }
 }
