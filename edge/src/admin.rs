@@ -28,7 +28,7 @@ pub(crate) fn routes(told: Told) -> Router {
 /// question of this edge's health, since taking all edges out when all engines are down would only hide why; nor is
 /// the control plane, without which an edge serves just as well.
 async fn ready(State(told): State<Arc<Told>>) -> (StatusCode, String) {
-    let missing = match told.edge.drain.is_cancelled() {
+    let missing = match told.edge.leaving.is_cancelled() {
         true => vec!["draining".to_owned()],
         false => intent::waits_for(&told.edge),
     };

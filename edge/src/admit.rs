@@ -1,4 +1,4 @@
-//! Lets a request in: counts the bytes it holds, reads what it asks for. Quotas will stand here.
+//! Lets a request in: counts it and the bytes it holds, reads what it asks for. Quotas will stand here.
 
 use crate::refusal::Refusal;
 use crate::tenants::{Known, TenantEntry};
@@ -6,15 +6,19 @@ use policy::{Model, RoutingTable};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// Body bytes that one request holds of its tenant's share of the edge's memory.
+/// What one request holds of its tenant's share of the edge: itself, and the bytes of its body.
 pub(crate) struct BodyBytes {
     tenant: Arc<TenantEntry>,
     held: usize,
 }
 
 impl BodyBytes {
-    pub(crate) fn none(tenant: Arc<TenantEntry>) -> Self {
-        Self { tenant, held: 0 }
+    /// Of a request whose body has not come yet.
+    pub(crate) fn none(tenant: Arc<TenantEntry>) -> Result<Self, Refusal> {
+        let before = tenant.requests.fetch_add(1, Relaxed);
+        // Counted until the drop in either case, as below.
+        let held = Self { tenant, held: 0 };
+        if before >= TENANT_REQUESTS_MAX { Err(Refusal::TooManyRequests) } else { Ok(held) }
     }
 
     /// Holds `total` bytes in all, if the tenant's share has room.
@@ -30,6 +34,7 @@ impl BodyBytes {
 impl Drop for BodyBytes {
     fn drop(&mut self) {
         self.tenant.body_bytes.fetch_sub(self.held, Relaxed);
+        self.tenant.requests.fetch_sub(1, Relaxed);
     }
 }
 
@@ -42,6 +47,8 @@ pub(crate) fn model(table: &RoutingTable, known: &Known, name: &str) -> Result<M
     table.models.get(name).copied().ok_or_else(|| Refusal::UnknownModel { model: shown() })
 }
 
+/// As many as one address may have connections: enough for a large service, too few for one to take all.
+const TENANT_REQUESTS_MAX: usize = 12_000;
 /// Eight of the largest requests at once.
 const TENANT_BODY_BYTES_MAX: usize = 8 * crate::receive::BODY_BYTES_MAX;
 const MODEL_SHOWN_MAX: usize = 128;
@@ -54,15 +61,25 @@ mod tests {
     fn a_tenant_holds_no_more_than_its_share_and_gives_it_back() {
         let tenant = Arc::new(TenantEntry::default());
         let largest = crate::receive::BODY_BYTES_MAX;
-        let mut held: Vec<BodyBytes> = (0..8).map(|_| BodyBytes::none(tenant.clone())).collect();
+        let mut held: Vec<BodyBytes> = (0..8).map(|_| BodyBytes::none(tenant.clone()).unwrap()).collect();
         for body in &mut held {
             body.grow(largest / 2).unwrap();
             body.grow(largest).unwrap();
         }
-        assert_eq!(BodyBytes::none(tenant.clone()).grow(1), Err(Refusal::TooManyBytes));
+        assert_eq!(BodyBytes::none(tenant.clone()).unwrap().grow(1), Err(Refusal::TooManyBytes));
         held.pop();
-        assert_eq!(BodyBytes::none(tenant.clone()).grow(largest), Ok(()));
+        assert_eq!(BodyBytes::none(tenant.clone()).unwrap().grow(largest), Ok(()));
         held.clear();
-        assert_eq!(tenant.body_bytes.load(Relaxed), 0);
+        assert_eq!((tenant.body_bytes.load(Relaxed), tenant.requests.load(Relaxed)), (0, 0));
+    }
+
+    #[test]
+    fn a_tenant_has_no_more_requests_in_flight_than_its_share() {
+        let tenant = Arc::new(TenantEntry::default());
+        let begin = || BodyBytes::none(tenant.clone());
+        let mut begun: Vec<_> = std::iter::repeat_with(begin).map_while(Result::ok).collect();
+        assert_eq!(begun.len(), TENANT_REQUESTS_MAX);
+        begun.pop();
+        assert!(begin().is_ok());
     }
 }

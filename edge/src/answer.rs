@@ -88,7 +88,7 @@ impl Edge {
             Target::ListModels => return self.list_models(client, &known, record).await,
             Target::ShowModel(model) => return self.show_model(client, &known, record, &model).await,
         };
-        let (body, held) = receive::body(client, BodyBytes::none(known.entry.clone())).await?;
+        let (body, held) = receive::body(client, BodyBytes::none(known.entry.clone())?).await?;
         let asked = self.admit(&known, endpoint, body, record)?;
         let mut attempts = Attempts::new(self, &asked);
         let keep_alive = match asked.stream {

@@ -1,9 +1,10 @@
 //! What an edge is told: `File` is what was written, `Config` is what can be run.
 
+use crate::network::handover::PATH_BYTES_MAX;
 use client::MemberAddress;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use types::{DialMap, NodeName, RegionName};
 
@@ -27,7 +28,12 @@ pub struct File {
     pub control_plane: Vec<MemberAddress>,
     /// Directory for what this edge keeps: the last good pictures of intent, to serve from without a control plane.
     pub data: PathBuf,
-    /// How long streams may go on once the edge is told to stop.
+    /// How long the edge goes on taking connections once it is told to stop, while `/readyz` says so already. Whoever
+    /// has load balancers or DNS that take longer to look (clients are refused while an edge restarts) raises it.
+    /// Since 0.1.
+    #[serde(default = "notice_seconds")]
+    pub notice_seconds: u64,
+    /// How long streams may go on after that.
     #[serde(default = "drain_seconds")]
     pub drain_seconds: u64,
     /// How long the client of a stream may see nothing before it is sent a comment. Whoever has load balancers or
@@ -39,6 +45,9 @@ pub struct File {
     /// must begin with a PROXY protocol header, version 2. Since 0.1.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub proxy_v2_from: Vec<IpAddr>,
+    /// A Unix socket over which an edge that starts takes the listening sockets over from the one that runs, which then
+    /// drains. Whoever upgrades edges in place sets it; clients notice nothing then. Since 0.1.
+    pub handover: Option<PathBuf>,
     /// Addresses of nodes and members that are dialled elsewhere.
     #[serde(default, skip_serializing_if = "DialMap::is_empty")]
     pub dial_map: DialMap,
@@ -64,10 +73,12 @@ pub struct Config {
     pub identity: PathBuf,
     pub control_plane: Vec<MemberAddress>,
     pub data: PathBuf,
+    pub notice: Duration,
     pub drain: Duration,
     pub keep_alive: Duration,
     /// In their canonical form.
     pub proxy_v2_from: Vec<IpAddr>,
+    pub handover: Option<PathBuf>,
     pub dial_map: DialMap,
 }
 
@@ -94,6 +105,9 @@ impl TryFrom<File> for Config {
                 problems.push(format!("admin: {} is taken by {field}", file.admin));
             }
         }
+        if file.notice_seconds > NOTICE_SECONDS_MAX {
+            problems.push(format!("notice_seconds: must be at most {NOTICE_SECONDS_MAX}"));
+        }
         if !(1..=DRAIN_SECONDS_MAX).contains(&file.drain_seconds) {
             problems.push(format!("drain_seconds: must be from 1 to {DRAIN_SECONDS_MAX}"));
         }
@@ -116,6 +130,14 @@ impl TryFrom<File> for Config {
         for (at, address) in proxy_v2_from.iter().enumerate() {
             if proxy_v2_from[..at].contains(address) {
                 problems.push(format!("proxy_v2_from[{at}]: {address} is listed twice"));
+            }
+        }
+        if let Some(handover) = &file.handover {
+            if handover.as_os_str().len() > PATH_BYTES_MAX {
+                problems.push(format!("handover: must be at most {PATH_BYTES_MAX} bytes long"));
+            }
+            if !handover.parent().is_some_and(Path::is_dir) {
+                problems.push(format!("handover: {} is in no directory", handover.display()));
             }
         }
         if file.data.exists() && !file.data.is_dir() {
@@ -142,9 +164,11 @@ impl TryFrom<File> for Config {
             identity: file.identity,
             control_plane: file.control_plane,
             data: file.data,
+            notice: Duration::from_secs(file.notice_seconds),
             drain: Duration::from_secs(file.drain_seconds),
             keep_alive: Duration::from_secs(file.keep_alive_seconds),
             proxy_v2_from,
+            handover: file.handover,
             dial_map: file.dial_map,
         })
     }
@@ -154,6 +178,10 @@ impl TryFrom<File> for Config {
 fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     let is_everywhere = |address: SocketAddr| address.ip().is_unspecified();
     a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || is_everywhere(a) || is_everywhere(b))
+}
+
+fn notice_seconds() -> u64 {
+    NOTICE_SECONDS
 }
 
 fn drain_seconds() -> u64 {
@@ -169,6 +197,10 @@ fn keep_alive_seconds() -> u64 {
 pub const KEEP_ALIVE_SECONDS: u64 = 10;
 /// No request waits longer for its first event, so this is never.
 const KEEP_ALIVE_SECONDS_MAX: u64 = 60;
+/// Most load balancers look every two or three seconds, and believe the second look.
+pub const NOTICE_SECONDS: u64 = 5;
+/// DNS answers are kept no longer.
+const NOTICE_SECONDS_MAX: u64 = 300;
 /// Longer than the longest answer; beyond it an upgrade never ends.
 const DRAIN_SECONDS_MAX: u64 = 3600;
 /// More than any group has voters and learners; each is dialled when those before it do not answer.
@@ -190,7 +222,9 @@ mod tests {
             identity = "/nowhere/identity"
             control_plane = []
             data = "/dev/null"
+            notice_seconds = 301
             drain_seconds = 0
+            handover = "/nowhere/handover"
             keep_alive_seconds = 61
             "#,
         )
@@ -201,11 +235,13 @@ mod tests {
         let fields: Vec<&str> = problems.iter().map(|line| line.split(':').next().unwrap()).collect();
         let expected = [
             "listen or tls",
+            "notice_seconds",
             "drain_seconds",
             "keep_alive_seconds",
             "control_plane",
             "proxy_v2_from",
             "proxy_v2_from[64]",
+            "handover",
             "data",
             "identity",
         ];

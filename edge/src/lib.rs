@@ -38,6 +38,7 @@ use identity::files::Paths;
 use identity::{Identity, Live};
 use intent::Refusals;
 use metrics::Metrics;
+use network::handover::{Door, Doors, HandoverError, Offer, READY_MAX};
 use network::listen::Listener;
 use network::tls::HttpsAcceptor;
 use network::upstream::Upstreams;
@@ -46,6 +47,7 @@ use proto::signal::NodeReport;
 use refusal::Refusal;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tenants::TenantTable;
@@ -69,7 +71,8 @@ pub(crate) struct Edge {
     health: Mutex<Health>,
     upstreams: Upstreams,
     metrics: Arc<Metrics>,
-    drain: CancellationToken,
+    /// Told to stop: still answers, but should be asked no more.
+    leaving: CancellationToken,
     /// Until the client of a stream is shown that it is not forgotten.
     keep_alive: Duration,
 }
@@ -85,6 +88,8 @@ pub enum StartError {
     Intent(#[from] client::follow::OpenError),
     #[error("cannot serve HTTPS")]
     Tls(#[from] network::tls::TlsError),
+    #[error("cannot take over from another edge, or let one take over, at {}", path.display())]
+    Handover { path: PathBuf, source: HandoverError },
     #[error("cannot listen on {address}; if another process does, stop it or choose another address")]
     Listen { address: SocketAddr, source: io::Error },
 }
@@ -141,21 +146,35 @@ pub async fn run(prepared: Prepared, shutdown: CancellationToken) -> Result<(), 
             config.dial_map.clone(),
         ),
         metrics: metrics.clone(),
-        drain: drain.clone(),
+        leaving: CancellationToken::new(),
         keep_alive: config.keep_alive,
     });
+    let unhandy = |source| {
+        let path = config.handover.clone().unwrap_or_default();
+        StartError::Handover { path, source }
+    };
+    let mut doors = Doors::knock(config.handover.as_deref()).await.map_err(unhandy)?;
     // All sockets are bound before the first request is taken, so a busy port costs nobody an answer; and before
     // anything on disk is touched: a start that fails here must not count as one that its picture killed.
     let plain = match config.listen {
-        Some(address) => Some(listen(address).await?),
+        Some(address) => Some(listen(&mut doors, Door::Plain, address).await?),
         None => None,
     };
     let secure = match tls {
-        Some((address, acceptor)) => Some((listen(address).await?, acceptor)),
+        Some((address, acceptor)) => Some((listen(&mut doors, Door::Secure, address).await?, acceptor)),
         None => None,
     };
-    let admin = listen(config.admin).await?;
+    let admin = listen(&mut doors, Door::Admin, config.admin).await?;
     let followers = intent::open(&edge, &config, &cluster)?;
+    let told = Told { edge: edge.clone(), standings: followers.standings(), identity: identity.clone() };
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    // Also where this edge does not get as far as its drain.
+    let _stop = stop.clone().drop_guard();
+    let (dialer, members) = (Dialer::new(identity.clone()).through(config.dial_map), config.control_plane);
+    followers.go_live(&dialer, &members, &stop, &tasks);
+    if doors.takes_over() {
+        until_ready(&edge, &shutdown).await.map_err(unhandy)?;
+    }
 
     let listener = Listener::new(edge.clone(), metrics, drain.clone(), config.proxy_v2_from);
     if let Some(socket) = plain {
@@ -164,19 +183,20 @@ pub async fn run(prepared: Prepared, shutdown: CancellationToken) -> Result<(), 
     if let Some((socket, acceptor)) = secure {
         tokio::spawn(listener.clone().accept(socket, Some(acceptor)));
     }
-    let told = Told { edge: edge.clone(), standings: followers.standings(), identity: identity.clone() };
     let admin = tokio::spawn(axum::serve(admin, admin::routes(told)).into_future());
     let probes = tokio::spawn(probe::probe_all(edge.clone()));
-    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let (dialer, members) = (Dialer::new(identity.clone()).through(config.dial_map), config.control_plane);
-    followers.go_live(&dialer, &members, &stop, &tasks);
     tasks.spawn(hear_reports(edge.clone(), dialer.clone(), members.clone(), stop.clone()));
     let renewed = client::renew::keep_renewed(identity, config.identity, dialer, members, stop.clone());
     tasks.spawn(renewed);
     tracing::info!(region = %config.region, edge = %config.name, "edge serves");
 
-    shutdown.cancelled().await;
-    tracing::info!(in_flight = edge.metrics.requests_in_flight.get(), "edge drains");
+    let is_replaced = until_told(&edge, doors.serving().await, &shutdown, config.notice).await;
+    if is_replaced {
+        // The other one answers there from now on, and keeps the pictures on disk.
+        admin.abort();
+        stop.cancel();
+    }
+    tracing::info!(in_flight = edge.metrics.requests_in_flight.get(), is_replaced, "edge drains");
     drain.cancel();
     listener.connections.close();
     if tokio::time::timeout(config.drain, listener.connections.wait()).await.is_err() {
@@ -192,6 +212,48 @@ pub async fn run(prepared: Prepared, shutdown: CancellationToken) -> Result<(), 
     Ok(())
 }
 
+/// Waits until this edge has something to serve from. The one that it takes over from serves meanwhile.
+async fn until_ready(edge: &Edge, shutdown: &CancellationToken) -> Result<(), HandoverError> {
+    let ready = async {
+        while !intent::waits_for(edge).is_empty() {
+            tokio::time::sleep(READY_PAUSE).await;
+        }
+    };
+    tokio::select! {
+        ready = tokio::time::timeout(READY_MAX, ready) => ready.map_err(|_| HandoverError::NotReady),
+        () = shutdown.cancelled() => Err(HandoverError::NotReady),
+    }
+}
+
+/// Waits until this edge has to leave, and has been seen leaving. True = another one serves in its place, so nobody
+/// has to see it.
+async fn until_told(
+    edge: &Edge,
+    offer: Option<Offer>,
+    shutdown: &CancellationToken,
+    notice: Duration,
+) -> bool {
+    let replaced = async {
+        match offer {
+            Some(offer) => offer.until_taken().await,
+            None => std::future::pending().await,
+        }
+    };
+    let told = async {
+        shutdown.cancelled().await;
+        edge.leaving.cancel();
+        tracing::info!(notice_seconds = notice.as_secs(), "edge is to stop; it still takes connections");
+        tokio::time::sleep(notice).await;
+    };
+    tokio::select! {
+        () = replaced => {
+            edge.leaving.cancel();
+            true
+        }
+        () = told => false,
+    }
+}
+
 /// What all agents told the control plane of their load, once a second.
 async fn hear_reports(edge: Arc<Edge>, dialer: Dialer, members: Vec<MemberAddress>, stop: CancellationToken) {
     let take = |reports: Vec<NodeReport>| {
@@ -204,8 +266,8 @@ async fn hear_reports(edge: Arc<Edge>, dialer: Dialer, members: Vec<MemberAddres
     client::signal::pictures(dialer, members, take, stop).await;
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+async fn listen(doors: &mut Doors, door: Door, address: SocketAddr) -> Result<TcpListener, StartError> {
+    doors.open(door, address).await.map_err(|source| StartError::Listen { address, source })
 }
 
 impl Edge {
@@ -260,4 +322,5 @@ impl Edge {
 }
 
 const DOWN_GRACE: Duration = Duration::from_millis(250);
+const READY_PAUSE: Duration = Duration::from_millis(20);
 const STOP_MAX: Duration = Duration::from_secs(1);

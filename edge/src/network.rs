@@ -1,8 +1,9 @@
 //! The edge's sockets: everything that knows pingora, behind four types of our own.
 //!
 //! In reading order: [`socket`] a TCP stream that pingora takes · [`listen`] accepts connections · [`slots`] bounds
-//! them · [`proxy_header`] whom a balancer speaks for · [`http1`] and [`http2`] find requests on a connection ·
-//! [`client`] one request and its answer ·
+//! them · [`proxy_header`] whom a balancer speaks for · [`handover`] gives the listening sockets to a new edge ·
+//! [`http1`] and [`http2`] find requests on a connection, [`head`] refuses what is none · [`client`] one request and its
+//! answer ·
 //! [`upstream`] one request to a node and its stream · [`credential`] what nodes are shown · [`tls`] what HTTPS
 //! clients see.
 //!
@@ -11,6 +12,8 @@
 
 pub(crate) mod client;
 mod credential;
+pub(crate) mod handover;
+mod head;
 mod http1;
 mod http2;
 pub(crate) mod listen;

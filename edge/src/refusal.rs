@@ -33,6 +33,8 @@ pub(crate) enum Refusal {
     BodyStalled,
     #[error("the body is not framed as its head says")]
     BodyMalformed,
+    #[error("this tenant has too many requests in flight")]
+    TooManyRequests,
     #[error("the requests of this tenant that are being received hold too many bytes")]
     TooManyBytes,
     #[error(transparent)]
@@ -62,7 +64,7 @@ impl Refusal {
             Self::BodyTooLarge => (413, REQUEST, "request_too_large"),
             Self::BodyTooSlow(_) | Self::BodyStalled => (408, REQUEST, "body_timeout"),
             Self::BodyMalformed => (400, REQUEST, "invalid_body"),
-            Self::TooManyBytes => (429, "requests", "rate_limit_exceeded"),
+            Self::TooManyRequests | Self::TooManyBytes => (429, "requests", "rate_limit_exceeded"),
             Self::Bad(bad) => return (BadRequest::STATUS, bad.to_error()),
             Self::UnknownModel { .. } => (404, REQUEST, "model_not_found"),
             Self::NoRoute(NoRoute::Residency) => (403, REQUEST, "no_allowed_region"),
@@ -77,7 +79,7 @@ impl Refusal {
     /// How long the client should wait.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         let wait = match self {
-            Self::TooManyBytes => Duration::from_secs(1),
+            Self::TooManyRequests | Self::TooManyBytes => Duration::from_secs(1),
             Self::NoRoute(NoRoute::BreakersOpen { wait }) => *wait,
             Self::NoRoute(NoRoute::Residency) => return None,
             Self::NoRoute(_) | Self::NoPicture { .. } => Duration::from_secs(2),

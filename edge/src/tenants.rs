@@ -33,6 +33,7 @@ struct TenantRow {
 /// What a tenant holds of this edge; stays the same whatever changes about the tenant.
 #[derive(Debug, Default)]
 pub(crate) struct TenantEntry {
+    pub(crate) requests: AtomicUsize,
     /// Bodies of requests in flight: an attempt may need one again until its answer is complete.
     pub(crate) body_bytes: AtomicUsize,
 }

@@ -63,6 +63,9 @@ pub struct Edge {
     /// A load balancer that says with PROXY protocol version 2 who the client is; once for each
     #[arg(long, value_name = "IP")]
     proxy_v2_from: Vec<IpAddr>,
+    /// A Unix socket over which the next edge on this host takes over, for upgrades that no client notices
+    #[arg(long, value_name = "FILE")]
+    handover: Option<PathBuf>,
     /// Who this edge is to agents and to the control plane
     #[arg(long, value_name = "DIR", default_value = "/etc/rhumb/edge/identity")]
     identity: PathBuf,
@@ -178,8 +181,10 @@ impl Edge {
             plain: self.listen,
             https: (!self.without_tls).then_some(https),
             voters,
+            notice_seconds: ::edge::config::NOTICE_SECONDS,
             drain_seconds: DRAIN_SECONDS,
             proxy_v2_from: self.proxy_v2_from,
+            handover: self.handover,
         }
         .file();
         usable(edge::refused(file.clone()))?;

@@ -18,8 +18,10 @@ pub struct Edge {
     pub https: Option<Https>,
     /// Nearest first.
     pub voters: Vec<Voter>,
+    pub notice_seconds: u64,
     pub drain_seconds: u64,
     pub proxy_v2_from: Vec<IpAddr>,
+    pub handover: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
@@ -44,9 +46,11 @@ impl Edge {
             identity,
             control_plane: self.voters.iter().map(Voter::listed).collect(),
             data,
+            notice_seconds: self.notice_seconds,
             drain_seconds: self.drain_seconds,
             keep_alive_seconds: KEEP_ALIVE_SECONDS,
             proxy_v2_from: self.proxy_v2_from,
+            handover: self.handover,
             dial_map,
         }
     }
@@ -56,7 +60,8 @@ impl Edge {
 pub fn refused(file: File) -> Vec<String> {
     let there = || PathBuf::from("/");
     let tls = file.tls.map(|tls| TlsFile { certificate: there(), key: there(), ..tls });
-    let file = File { identity: there(), data: there(), tls, ..file };
+    let handover = file.handover.map(|_| PathBuf::from("/handover"));
+    let file = File { identity: there(), data: there(), tls, handover, ..file };
     Config::try_from(file).err().map_or_else(Vec::new, |BadConfig(problems)| problems)
 }
 
@@ -89,7 +94,12 @@ pub const FIELDS: &[Field] = &[
         "data",
         "Directory for the last good pictures of the intent, to serve from when no member can be reached.",
     ),
-    Field::new("drain_seconds", "How long streams may go on once the edge is told to stop, from 1 to 3600."),
+    Field::new(
+        "notice_seconds",
+        "How long the edge goes on taking connections once it is told to stop, up to 300: until load balancers and\n\
+         DNS have seen that /readyz says so.",
+    ),
+    Field::new("drain_seconds", "How long streams may go on after that, from 1 to 3600."),
     Field::new(
         "keep_alive_seconds",
         "After how long without an event the client of a stream is sent a comment, from 1 to 60: sooner than\n\
@@ -101,5 +111,11 @@ pub const FIELDS: &[Field] = &[
          addresses must begin with a PROXY protocol header, version 2.",
     )
     .such_as("[\"10.0.0.9\"]"),
+    Field::new(
+        "handover",
+        "Unix socket over which an edge that starts takes the listening sockets over from the one that runs, which\n\
+         then drains: for upgrades in place, without a refused connection.",
+    )
+    .such_as("\"/run/rhumb/edge.sock\""),
     DIAL_MAP,
 ];

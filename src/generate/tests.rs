@@ -92,14 +92,17 @@ fn edges() -> [::edge::File; 2] {
         plain: None,
         https: None,
         voters: voters(),
+        notice_seconds: 5,
         drain_seconds: 30,
         proxy_v2_from: Vec::new(),
+        handover: None,
     };
     let most = edge::Edge {
         site: site(dial_map()),
         plain: Some(at("[::]:8080")),
         https: Some(edge::Https { listen: at("[::]:8443"), certificate: "/p".into() }),
         proxy_v2_from: vec!["10.0.0.9".parse().unwrap(), "fd00::9".parse().unwrap()],
+        handover: Some("/handover".into()),
         ..least.clone()
     };
     [least.file(), most.file()]
@@ -175,7 +178,7 @@ fn each_field_that_is_off_can_be_switched_on() {
             switched_on(&members[at], control_plane::FIELDS),
         ]
     };
-    assert_eq!(off(0), [4, 2, 2]);
+    assert_eq!(off(0), [5, 2, 2]);
     assert_eq!(off(1), [0, 0, 0]);
 }
 
@@ -187,8 +190,9 @@ fn what_is_written_are_the_defaults() {
         table.try_into().unwrap()
     }
     let [edge, _] = edges();
-    let read = without(&edge, &["drain_seconds", "keep_alive_seconds"]);
+    let read = without(&edge, &["notice_seconds", "drain_seconds", "keep_alive_seconds"]);
     assert_eq!((read.drain_seconds, read.keep_alive_seconds), (edge.drain_seconds, edge.keep_alive_seconds));
+    assert_eq!(read.notice_seconds, edge.notice_seconds);
     let [agent, _] = agents();
     assert_eq!(without(&agent, &["drain_seconds", "queue_max"]), agent);
     let [member, _] = members();

@@ -213,8 +213,11 @@ fn edge_file(member: &Member, seat: &Seat, layout: &Layout, paths: &Paths) -> ed
         plain: Some(seat.edge_plain()),
         https: Some(Https { listen: seat.edge_tls(), certificate: paths.public_certificate(member) }),
         voters: voters_from(layout, &member.region),
+        // Nobody looks at this edge from outside but its balancer, which follows at once.
+        notice_seconds: 0,
         drain_seconds: DRAIN_SECONDS,
         proxy_v2_from: vec![layout.balancer()],
+        handover: None,
     }
     .file()
 }

@@ -8,7 +8,7 @@ use pingora_core::ErrorType;
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The client left before its answer was complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,16 @@ pub(crate) enum BodyError {
 pub(crate) struct Client {
     session: ServerSession,
     state: State,
+    received: Pace,
+    sent: Pace,
+}
+
+/// How long a client may keep the edge waiting in all: a little, and more with each byte. A time-out that begins anew
+/// with each byte would let it hold a request, and an engine, for hours.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pace {
+    waited: Duration,
+    bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +54,7 @@ impl Client {
         // For an h2 stream whose window stays closed; `Socket` sees to connections that nobody reads.
         session.set_write_timeout(Some(WRITE_STALL_MAX));
         session.set_read_timeout(Some(READ_STALL_MAX));
-        Self { session, state: State::Asked }
+        Self { session, state: State::Asked, received: Pace::default(), sent: Pace::default() }
     }
 
     pub(super) fn into_session(self) -> ServerSession {
@@ -103,11 +113,17 @@ impl Client {
         if self.session.is_body_done() {
             return Ok(None);
         }
-        self.session.read_request_body().await.map_err(|error| match error.etype() {
+        let began = Instant::now();
+        // Pingora's own time-out is for HTTP/1 alone.
+        let left = self.received.left(RECEIVE_WAIT_MAX).min(READ_STALL_MAX);
+        let read = tokio::time::timeout(left, self.session.read_request_body()).await;
+        let read = read.map_err(|_| BodyError::Stalled)?.map_err(|error| match error.etype() {
             ErrorType::ReadTimedout => BodyError::Stalled,
             ErrorType::ReadError | ErrorType::ConnectionClosed | ErrorType::H2Error => BodyError::Gone,
             _ => BodyError::Malformed,
-        })
+        })?;
+        self.received.took(began.elapsed(), read.as_ref().map_or(0, Bytes::len));
+        Ok(read)
     }
 
     /// Waits until the client leaves. Only after its body was read. One that has sent bytes of a next request by
@@ -157,10 +173,14 @@ impl Client {
 
     /// A part of a stream.
     pub(crate) async fn write(&mut self, part: Bytes, last: bool) -> Result<(), ClientGone> {
-        if self.session.write_response_body(part, last).await.is_err() {
+        let (began, length) = (Instant::now(), part.len());
+        let left = self.sent.left(WRITE_STALL_MAX);
+        let written = tokio::time::timeout(left, self.session.write_response_body(part, last)).await;
+        if !matches!(written, Ok(Ok(_))) {
             self.state = State::Broken;
             return Err(ClientGone);
         }
+        self.sent.took(began.elapsed(), length);
         if last {
             self.state = State::Answered;
         }
@@ -210,6 +230,18 @@ impl Client {
     }
 }
 
+impl Pace {
+    fn left(&self, at_first: Duration) -> Duration {
+        let earned = Duration::from_millis(self.bytes.saturating_mul(1000) / BYTES_PER_SECOND_MIN);
+        (at_first + earned).saturating_sub(self.waited)
+    }
+
+    fn took(&mut self, time: Duration, bytes: usize) {
+        self.waited += time;
+        self.bytes += bytes as u64;
+    }
+}
+
 /// The head could not be parsed, so there is no request to answer, only a connection.
 pub(super) async fn refuse_unreadable(mut session: ServerSession) {
     let error = ErrorObject::new("the request is not valid HTTP", "invalid_request_error", "invalid_http");
@@ -236,12 +268,33 @@ fn retry_after(wait: Duration) -> [String; 2] {
 
 const EVENTS: (&str, &str) = ("content-type", "text/event-stream");
 const JSON: (&str, &str) = ("content-type", "application/json");
-const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
+/// As for a connection that nobody reads.
+const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
 const READ_STALL_MAX: Duration = Duration::from_secs(30);
+/// As for a head.
+const RECEIVE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// A tenth of the slowest link that anybody would ask a model over.
+const BYTES_PER_SECOND_MIN: u64 = 1024;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_drips_is_given_less_time_than_who_is_slow() {
+        let time_of = |bytes: usize, every: Duration| {
+            let (mut pace, mut time) = (Pace::default(), Duration::ZERO);
+            while pace.left(RECEIVE_WAIT_MAX) >= every && time < Duration::from_secs(600) {
+                pace.took(every, bytes);
+                time += every;
+            }
+            time
+        };
+        assert_eq!(time_of(1, Duration::from_secs(1)), RECEIVE_WAIT_MAX);
+        assert_eq!(time_of(2048, Duration::from_secs(1)), Duration::from_secs(600));
+        // A large part at once earns no more than its own time.
+        assert_eq!(time_of(0, Duration::from_secs(11)), Duration::ZERO);
+    }
 
     #[test]
     fn no_client_is_told_to_come_back_too_early() {

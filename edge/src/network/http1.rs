@@ -1,6 +1,7 @@
 //! Requests on an HTTP/1.1 connection, one after the other.
 
 use super::client::{Client, refuse_unreadable};
+use super::head::{self, BadHead};
 use super::listen::{Answer, Listener};
 use super::{HEAD_BYTES_MAX, HEAD_DEADLINE, IDLE_MAX};
 use bytes::BytesMut;
@@ -34,7 +35,13 @@ async fn serve_one<A: Answer>(
         Ok(Err(HeadError::Gone)) => return None,
         Ok(Err(HeadError::TooLarge)) => {
             let message = format!("the request head is larger than {HEAD_BYTES_MAX} bytes");
-            return refuse(stream, "431 Request Header Fields Too Large", &message, "head_too_large").await;
+            return refuse(stream, TOO_LARGE, &message, "head_too_large").await;
+        }
+        Ok(Err(HeadError::Bad(bad @ BadHead::TooManyFields))) => {
+            return refuse(stream, TOO_LARGE, &bad.to_string(), "head_too_large").await;
+        }
+        Ok(Err(HeadError::Bad(bad))) => {
+            return refuse(stream, "400 Bad Request", &bad.to_string(), "invalid_http").await;
         }
         Err(_) => {
             let message = format!("the request head did not arrive within {} s", HEAD_DEADLINE.as_secs());
@@ -91,32 +98,29 @@ async fn await_first_byte<A: Answer>(
 enum HeadError {
     Gone,
     TooLarge,
+    Bad(BadHead),
 }
 
-/// Reads until the blank line after the head.
+/// Reads until the blank line after the head, and checks it.
 async fn gather_head(stream: &mut Stream, ahead: &mut BytesMut) -> Result<(), HeadError> {
     let mut scanned = 0;
     loop {
-        if let Some(end) = head_end(ahead, scanned) {
-            return if end <= HEAD_BYTES_MAX { Ok(()) } else { Err(HeadError::TooLarge) };
+        if let Some(end) = head::end(ahead, scanned).map_err(HeadError::Bad)? {
+            if end > HEAD_BYTES_MAX {
+                return Err(HeadError::TooLarge);
+            }
+            return head::check(&ahead[..end]).map_err(HeadError::Bad);
         }
         if ahead.len() > HEAD_BYTES_MAX {
             return Err(HeadError::TooLarge);
         }
-        // The blank line may have begun in what was scanned.
-        scanned = ahead.len().saturating_sub(3);
+        scanned = ahead.len();
         ahead.reserve(READ_BYTES);
         match stream.read_buf(ahead).await {
             Ok(0) | Err(_) => return Err(HeadError::Gone),
             Ok(_) => {}
         }
     }
-}
-
-fn head_end(bytes: &[u8], from: usize) -> Option<usize> {
-    let after_crlf = memchr::memmem::find(&bytes[from..], b"\r\n\r\n").map(|at| from + at + 4);
-    // Bare line feeds end a head for pingora's parser too; it refuses or accepts, we only stop waiting.
-    after_crlf.or_else(|| memchr::memmem::find(&bytes[from..], b"\n\n").map(|at| from + at + 2))
 }
 
 /// An answer where there is no session yet to give it.
@@ -129,6 +133,17 @@ async fn refuse<T>(mut stream: Stream, status: &str, message: &str, code: &str) 
     let _ = stream.write_all(answer.as_bytes()).await;
     let _ = stream.flush().await;
     let _ = AsyncWriteExt::shutdown(&mut stream).await;
+    // What is still sent would be answered by a reset, over which the client may never see why it was refused.
+    let swallow = async {
+        let mut ignored = BytesMut::with_capacity(READ_BYTES);
+        let mut left = REFUSED_BYTES_MAX;
+        while let Ok(1..) = stream.read_buf(&mut ignored).await {
+            let Some(rest) = left.checked_sub(ignored.len()) else { return };
+            left = rest;
+            ignored.clear();
+        }
+    };
+    let _ = timeout(LINGER_MAX, swallow).await;
     None
 }
 
@@ -146,24 +161,12 @@ async fn linger(mut session: ServerSession) {
     let _ = timeout(LINGER_MAX, swallow).await;
 }
 
+const TOO_LARGE: &str = "431 Request Header Fields Too Large";
 const READ_BYTES: usize = 4096;
 const PARSE_MAX: Duration = Duration::from_millis(500);
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 const LINGER_MAX: Duration = Duration::from_secs(2);
 /// A little more than the largest body that is ever taken.
 const LINGER_BYTES_MAX: usize = 40 << 20;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_head_ends_at_its_blank_line_however_it_is_cut() {
-        let head = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
-        assert_eq!(head_end(head, 0), Some(head.len()));
-        assert_eq!(head_end(&head[..head.len() - 1], 0), None);
-        for scanned in 0..head.len() {
-            assert_eq!(head_end(head, scanned.saturating_sub(3)), Some(head.len()));
-        }
-    }
-}
+/// A few heads of the largest size.
+const REFUSED_BYTES_MAX: usize = 256 << 10;

@@ -8,7 +8,8 @@ use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::{self, H2Accept, H2Options, HttpSession};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 
 /// Serves the connection to its end.
@@ -34,6 +35,8 @@ pub(super) async fn serve<A: Answer>(listener: &Arc<Listener<A>>, stream: Stream
     };
     tokio::pin!(alive);
     let mut rejected = 0;
+    let mut accepted = 0_u32;
+    let cut_short = Arc::new(AtomicU32::new(0));
     let mut draining = false;
     loop {
         let idle = !connection.has_streams();
@@ -43,10 +46,22 @@ pub(super) async fn serve<A: Answer>(listener: &Arc<Listener<A>>, stream: Stream
                 draining = true;
                 connection.graceful_shutdown();
             }
-            accepted = HttpSession::from_h2_conn(&mut connection, digest.clone()) => match accepted.ok()?? {
+            next = HttpSession::from_h2_conn(&mut connection, digest.clone()) => match next.ok()?? {
                 H2Accept::Session(session) => {
-                    let listener = listener.clone();
-                    listener.connections.clone().spawn(async move { answer(&listener, session).await });
+                    accepted = accepted.saturating_add(1);
+                    let cut = cut_short.load(Relaxed);
+                    // An honest client leaves some answers. One that leaves most of very many at once makes the edge
+                    // and its engines work for nobody, at the price of two small frames each.
+                    if cut >= CUT_SHORT_MAX && cut > accepted / 2 {
+                        connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                    }
+                    let (listener, cut_short) = (listener.clone(), cut_short.clone());
+                    listener.connections.clone().spawn(async move {
+                        let began = Instant::now();
+                        if !answer(&listener, session).await && began.elapsed() < CUT_SHORT {
+                            cut_short.fetch_add(1, Relaxed);
+                        }
+                    });
                 }
                 H2Accept::Rejected => {
                     rejected += 1;
@@ -59,6 +74,8 @@ pub(super) async fn serve<A: Answer>(listener: &Arc<Listener<A>>, stream: Stream
             },
             () = &mut alive => return None,
             // Streams wake nobody here when they end, so a busy connection looks again now and then.
+            // A connection over which nothing was asked yet has as long as any head.
+            () = sleep(HEAD_DEADLINE), if accepted == 0 && rejected == 0 => return None,
             () = sleep(IDLE_MAX) => if idle && !draining {
                 draining = true;
                 connection.graceful_shutdown();
@@ -67,15 +84,18 @@ pub(super) async fn serve<A: Answer>(listener: &Arc<Listener<A>>, stream: Stream
     }
 }
 
-async fn answer<A: Answer>(listener: &Listener<A>, session: HttpSession) {
+/// False = the answer did not come to its end.
+async fn answer<A: Answer>(listener: &Listener<A>, session: HttpSession) -> bool {
     let mut client = Client::new(ServerSession::new_http2(session));
-    if listener.answer(&mut client).await {
+    let whole = listener.answer(&mut client).await;
+    if whole {
         let mut session = client.into_session();
         linger(&mut session).await;
         let _ = session.finish().await;
     } else {
         client.into_session().shutdown().await;
     }
+    whole
 }
 
 /// Answered before the whole body came: HTTP/2 lets a server end the stream with a reset then, but curl 7.88, which
@@ -103,6 +123,7 @@ fn options() -> H2Options {
         .max_header_list_size(HEAD_BYTES_MAX as u32)
         .max_frame_size(16 << 10)
         .max_send_buffer_size(64 << 10)
+        .data_frame_budget(DATA_OVERHEAD_BYTES)
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(Some(64))
         .max_concurrent_reset_streams(32);
@@ -110,6 +131,10 @@ fn options() -> H2Options {
 }
 
 const WINDOW_BYTES: u32 = 64 << 10;
+/// What frames that carry next to nothing may cost in memory until somebody reads them.
+const DATA_OVERHEAD_BYTES: usize = 256 << 10;
+const CUT_SHORT_MAX: u32 = 200;
+const CUT_SHORT: Duration = Duration::from_secs(1);
 /// What a client may send without hearing from the edge.
 const LINGER_BYTES_MAX: usize = WINDOW_BYTES as usize;
 const LINGER_MAX: Duration = Duration::from_secs(2);

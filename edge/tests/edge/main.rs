@@ -17,5 +17,7 @@ mod link;
 mod links;
 mod member;
 mod node;
+mod raw;
 mod refusals;
+mod takeover;
 mod world;

@@ -29,8 +29,15 @@ pub struct World {
     admin: SocketAddr,
     authority: Authority,
     pub dir: TempDir,
+    file: File,
     run: JoinHandle<Result<(), StartError>>,
     shutdown: DropGuard,
+}
+
+/// An edge that runs.
+pub struct Running {
+    pub run: JoinHandle<Result<(), StartError>>,
+    pub shutdown: DropGuard,
 }
 
 /// What a client got.
@@ -105,9 +112,11 @@ impl Scene {
             identity: self.dir.path().join("edge"),
             control_plane: vec![member],
             data: self.dir.path().join("data"),
+            notice_seconds: 0,
             drain_seconds: 1,
             keep_alive_seconds: 10,
             proxy_v2_from: Vec::new(),
+            handover: None,
             dial_map: DialMap::default(),
         }
     }
@@ -127,19 +136,22 @@ impl Scene {
 
     pub async fn start_as(self, file: File) -> World {
         let (listen, admin) = (file.listen.unwrap(), file.admin);
-        let shutdown = CancellationToken::new();
-        let prepared = edge::prepare(Config::try_from(file).unwrap());
-        let prepared = prepared.unwrap_or_else(|problems| panic!("{problems:?}"));
-        let run = tokio::spawn(edge::run(prepared, shutdown.clone()));
+        let Running { run, shutdown } = run(file.clone());
         // The last socket that an edge opens.
         while TcpStream::connect(admin).await.is_err() {
             assert!(!run.is_finished(), "{:?}", run.await);
             tokio::task::yield_now().await;
         }
         let Self { near, far, authority, dir } = self;
-        let shutdown = shutdown.drop_guard();
-        World { near, far, edge: listen, admin, authority, dir, run, shutdown }
+        World { near, far, edge: listen, admin, authority, dir, file, run, shutdown }
     }
+}
+
+pub fn run(file: File) -> Running {
+    let shutdown = CancellationToken::new();
+    let prepared = edge::prepare(Config::try_from(file).unwrap());
+    let prepared = prepared.unwrap_or_else(|problems| panic!("{problems:?}"));
+    Running { run: tokio::spawn(edge::run(prepared, shutdown.clone())), shutdown: shutdown.drop_guard() }
 }
 
 impl World {
@@ -164,6 +176,24 @@ impl World {
         drop(self.shutdown);
         self.run.await.unwrap().unwrap();
         Scene { near: self.near, far: self.far, authority: self.authority, dir: self.dir }
+    }
+
+    /// Starts another edge in the place of this one, which is handed back while it drains.
+    pub fn replace(&mut self) -> Running {
+        let Running { run, shutdown } = run(self.file.clone());
+        let run = std::mem::replace(&mut self.run, run);
+        Running { run, shutdown: std::mem::replace(&mut self.shutdown, shutdown) }
+    }
+
+    pub fn file(&self) -> File {
+        self.file.clone()
+    }
+
+    /// Tells the edge to stop, and gives what comes of it.
+    pub fn tell_to_stop(&mut self) -> JoinHandle<Result<(), StartError>> {
+        let nothing = CancellationToken::new().drop_guard();
+        drop(std::mem::replace(&mut self.shutdown, nothing));
+        std::mem::replace(&mut self.run, tokio::spawn(async { Ok(()) }))
     }
 
     /// Another node under the name of the near one.
