@@ -29,6 +29,8 @@ pub(crate) struct Client {
     state: State,
     received: Pace,
     sent: Pace,
+    /// Nobody knows where the body ends, nor where a next request would begin.
+    lost_track: bool,
 }
 
 /// How long a client may keep the edge waiting in all: a little, and more with each byte. A time-out that begins anew
@@ -54,7 +56,13 @@ impl Client {
         // For an h2 stream whose window stays closed; `Socket` sees to connections that nobody reads.
         session.set_write_timeout(Some(WRITE_STALL_MAX));
         session.set_read_timeout(Some(READ_STALL_MAX));
-        Self { session, state: State::Asked, received: Pace::default(), sent: Pace::default() }
+        Self {
+            session,
+            state: State::Asked,
+            received: Pace::default(),
+            sent: Pace::default(),
+            lost_track: false,
+        }
     }
 
     pub(super) fn into_session(self) -> ServerSession {
@@ -63,7 +71,7 @@ impl Client {
 
     /// Whether the connection may carry another request.
     pub(super) fn is_reusable(&self) -> bool {
-        self.state == State::Answered
+        self.state == State::Answered && !self.lost_track
     }
 
     /// Whose request this is, as far as the network knows: the peer, or whom its balancer names.
@@ -108,11 +116,20 @@ impl Client {
         Ok(())
     }
 
-    /// The next part of the body; `None` at its end.
+    /// The next part of the body; `None` at its end. After an error the connection ends with the answer.
     pub(crate) async fn read_body(&mut self) -> Result<Option<Bytes>, BodyError> {
         if self.session.is_body_done() {
             return Ok(None);
         }
+        let read = self.read_part().await;
+        if read.is_err() {
+            self.lost_track = true;
+            self.session.set_keepalive(None);
+        }
+        read
+    }
+
+    async fn read_part(&mut self) -> Result<Option<Bytes>, BodyError> {
         let began = Instant::now();
         // Pingora's own time-out is for HTTP/1 alone.
         let left = self.received.left(RECEIVE_WAIT_MAX).min(READ_STALL_MAX);

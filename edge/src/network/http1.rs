@@ -10,7 +10,7 @@ use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// Serves the connection to its end. `ahead` was read already.
 pub(super) async fn serve<A: Answer>(listener: &Listener<A>, stream: Stream, ahead: BytesMut) {
@@ -65,6 +65,8 @@ async fn serve_one<A: Answer>(
     let mut session = client.into_session();
     if !reusable {
         session.shutdown().await;
+        // What the client still sends is not read. Closed at once, its reset could overtake the answer.
+        sleep(UNREAD_MAX).await;
         return None;
     }
     if !session.is_body_done() {
@@ -165,6 +167,8 @@ const TOO_LARGE: &str = "431 Request Header Fields Too Large";
 const READ_BYTES: usize = 4096;
 const PARSE_MAX: Duration = Duration::from_millis(500);
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
+/// The answer is on its way for no longer.
+const UNREAD_MAX: Duration = Duration::from_millis(500);
 const LINGER_MAX: Duration = Duration::from_secs(2);
 /// A little more than the largest body that is ever taken.
 const LINGER_BYTES_MAX: usize = 40 << 20;

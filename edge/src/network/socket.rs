@@ -9,6 +9,7 @@ use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID,
 };
+use socket2::SockRef;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
@@ -36,6 +37,8 @@ impl Socket {
     pub(super) fn new(stream: TcpStream, client: SocketAddr) -> Self {
         // Tokens are small and late; waiting to fill a packet would only add to that.
         let _ = stream.set_nodelay(true);
+        // Else the kernel takes megabytes for a client that reads nothing, and the engine works on for nobody.
+        let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
         let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
         let _ = digest.peer_addr.set(Some(PeerAddr::Inet(client)));
         Self {
@@ -150,5 +153,7 @@ impl GetSocketDigest for Socket {
 
 /// Holds a head and a few events; larger writes pass by it.
 const WRITE_BUFFER_BYTES: usize = 4096;
+/// What the kernel holds for a client beyond what is on its way: some hundred events.
+const UNSENT_BYTES_MAX: u32 = 128 << 10;
 /// A client that reads nothing for so long holds a stream and its engine for nobody.
 const WRITE_STALL_MAX: Duration = Duration::from_secs(30);

@@ -7,6 +7,7 @@
 
 mod access;
 mod alone;
+mod attacks;
 mod attempts;
 mod balancer;
 mod changes;

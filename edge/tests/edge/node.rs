@@ -13,8 +13,8 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -40,6 +40,8 @@ pub enum Act {
     HangAfter(usize),
     /// All events and `[DONE]`, those after this many not before [`Node::go_on`].
     WaitAfter(usize),
+    /// A head, then events of a kilobyte for as long as somebody takes them.
+    Endless,
     /// A head that tells of more prompt tokens than there can be.
     Lie,
     /// Nothing before [`Node::go_on`], then something else, as a node whose requests queue.
@@ -67,6 +69,8 @@ struct Stage {
     load: String,
     probed: Notify,
     answers_probes: AtomicBool,
+    /// Octets of endless answers.
+    sent: AtomicUsize,
     /// The client certificate of each connection, in DER.
     certificates: Mutex<Vec<Vec<u8>>>,
 }
@@ -88,6 +92,7 @@ impl Node {
             load: format!("{version} boot=1 seq=1 state=serving replicas=1 slots=8\n"),
             probed: Notify::new(),
             answers_probes: AtomicBool::new(true),
+            sent: AtomicUsize::new(0),
             certificates: Mutex::default(),
         });
         let acceptor = TlsAcceptor::from(identity.server_config());
@@ -130,6 +135,10 @@ impl Node {
 
     pub fn answer_no_probes(&self) {
         self.stage.answers_probes.store(false, Relaxed);
+    }
+
+    pub fn sent(&self) -> usize {
+        self.stage.sent.load(Relaxed)
     }
 
     /// Lets a stream that waits go on, or break if it is to. Before its events have been read, a reset would overtake them.
@@ -198,7 +207,41 @@ fn whole(text: String) -> Body {
     Full::from(text).map_err(|never| match never {}).boxed()
 }
 
+/// Tells when nobody wants the rest.
+struct Wanted(Arc<Stage>);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.tell_left();
+    }
+}
+
+impl Stage {
+    fn tell_left(&self) {
+        if let Some(left) = self.left.lock().unwrap().take() {
+            let _ = left.send(());
+        }
+    }
+}
+
+fn endless(stage: &Arc<Stage>, prompt: PrefixHash) -> Body {
+    let (wanted, mut position) = (Wanted(stage.clone()), StreamPosition::start(prompt));
+    let text = "x".repeat(1_000);
+    let frames = std::iter::repeat_with(move || {
+        let id = position.release(vec![1]);
+        let event = format!(
+            "id: {id}\ndata: {{\"id\":\"chatcmpl-x\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}},\"finish_reason\":null}}]}}\n\n"
+        );
+        wanted.0.sent.fetch_add(event.len(), Relaxed);
+        Ok(Frame::data(Bytes::from(event)))
+    });
+    BodyExt::boxed(StreamBody::new(tokio_stream::iter(frames)))
+}
+
 fn stream(stage: &Arc<Stage>, act: &Act, prompt: PrefixHash) -> Body {
+    if *act == Act::Endless {
+        return endless(stage, prompt);
+    }
     let (send, frames) = mpsc::unbounded_channel();
     let mut position = StreamPosition::start(prompt);
     let count = match act {
@@ -236,9 +279,7 @@ fn stream(stage: &Arc<Stage>, act: &Act, prompt: PrefixHash) -> Body {
             let stage = stage.clone();
             tokio::spawn(async move {
                 send.closed().await;
-                if let Some(left) = stage.left.lock().unwrap().take() {
-                    let _ = left.send(());
-                }
+                stage.tell_left();
             });
         }
         Act::WaitAfter(_) => {
