@@ -97,7 +97,7 @@ impl Assembler {
 }
 
 /// A million tokens are some 4 MiB; only a broken engine goes on for longer.
-const TEXT_BYTES_MAX: usize = 16 << 20;
+pub(crate) const TEXT_BYTES_MAX: usize = 16 << 20;
 
 #[derive(Deserialize)]
 struct Chunk<'a> {

@@ -3,6 +3,7 @@
 //! The SDKs choose the exception by status alone; people read `message`, programs read `code`.
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 /// The object under `error`. All four fields are always present, as the specification requires.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +51,9 @@ pub enum BadRequest {
     OutOfRange { param: &'static str, expected: &'static str },
     #[error("{param} is not supported by this model: {reason}")]
     Unsupported { param: &'static str, reason: &'static str },
+    /// What no model makes up for.
+    #[error("{param} is not supported: {reason}")]
+    NotOffered { param: String, reason: &'static str },
     #[error(
         "the prompt has {prompt_tokens} tokens and asks for {max_tokens} more, \
          but this model's context holds {context_length}"
@@ -75,6 +79,7 @@ impl BadRequest {
             Self::Missing { param } => ("missing_required_parameter", Some(param.as_str())),
             Self::OutOfRange { param, .. } => ("invalid_value", Some(*param)),
             Self::Unsupported { param, .. } => ("unsupported_parameter", Some(*param)),
+            Self::NotOffered { param, .. } => ("unsupported_parameter", Some(param.as_str())),
             Self::ContextLengthExceeded { .. } | Self::ContextLengthExceededByFar { .. } => {
                 ("context_length_exceeded", None)
             }
@@ -89,27 +94,47 @@ impl BadRequest {
 
 /// Parses once for speed; only a text that fails is parsed again to learn which field was at fault.
 pub(crate) fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, BadRequest> {
+    parse_under(json, "")
+}
+
+/// Parses a part of a body; `root` is where it stands there.
+pub(crate) fn parse_within<'a, T: Deserialize<'a>>(json: &'a RawValue, root: &str) -> Result<T, BadRequest> {
+    parse_under(json.get().as_bytes(), root)
+}
+
+fn parse_under<'a, T: Deserialize<'a>>(json: &'a [u8], root: &str) -> Result<T, BadRequest> {
     if !crate::depth::is_bounded(json) {
         return Err(BadRequest::TooDeep);
     }
     serde_json::from_slice(json).map_err(|first| {
         let mut again = serde_json::Deserializer::from_slice(json);
         match serde_path_to_error::deserialize::<_, T>(&mut again) {
-            Err(traced) if traced.inner().is_data() => at_field(traced.path().to_string(), traced.inner()),
+            Err(traced) if traced.inner().is_data() => {
+                at_field(&within(root, &traced.path().to_string()), traced.inner())
+            }
             _ => BadRequest::NotJson { reason: first.to_string() },
         }
     })
 }
 
-fn at_field(path: String, error: &serde_json::Error) -> BadRequest {
+/// The path of a field in the whole body; empty for the body itself.
+fn within(root: &str, path: &str) -> String {
+    match path {
+        "." => root.to_owned(),
+        path if root.is_empty() || path.starts_with('[') => format!("{root}{path}"),
+        path => format!("{root}.{path}"),
+    }
+}
+
+fn at_field(path: &str, error: &serde_json::Error) -> BadRequest {
     let message = error.to_string();
     // The position in the text adds nothing once the field has a name.
     let reason = message.rsplit_once(" at line ").map_or(message.as_str(), |(reason, _)| reason);
     if let Some(field) = reason.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
-        let param = if path == "." { field.to_owned() } else { format!("{path}.{field}") };
+        let param = if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") };
         return BadRequest::Missing { param };
     }
-    let param = if path == "." { "body".to_owned() } else { path };
+    let param = if path.is_empty() { "body".to_owned() } else { path.to_owned() };
     BadRequest::WrongType { param, reason: reason.chars().take(REASON_MAX).collect() }
 }
 

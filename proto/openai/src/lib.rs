@@ -1,8 +1,8 @@
 //! Request, answer, error and stream shapes of the OpenAI API, as far as Rhumb speaks it. Pure.
 //!
 //! In reading order: [`view`] what the edge reads of a request · [`request`] what an engine reads of it ·
-//! [`chunk`] streamed answers · [`answer`] whole answers, assembled from chunks · [`error`] refusals ·
-//! [`models`] the model list · [`sse`] events on the wire · [`depth`] how deep a JSON text nests.
+//! [`chunk`] streamed answers · [`answer`] whole answers, assembled from chunks · [`responses`] the Responses API over
+//! chats · [`error`] refusals · [`models`] the model list · [`sse`] events on the wire · [`depth`] how deep a JSON text nests.
 
 pub mod answer;
 pub mod chunk;
@@ -10,6 +10,7 @@ pub mod depth;
 pub mod error;
 pub mod models;
 pub mod request;
+pub mod responses;
 pub mod sse;
 pub mod view;
 

@@ -1,0 +1,750 @@
+//! What a client asks of `/v1/responses`, as the body of a chat.
+
+use crate::error::{BadRequest, parse, parse_within};
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+/// A request for a response, understood.
+#[derive(Debug, Clone)]
+pub struct ResponsesRequest {
+    /// The body of the chat that answers it.
+    pub chat: Vec<u8>,
+    pub echo: Echo,
+}
+
+/// What a response repeats of its request.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Echo {
+    instructions: Option<String>,
+    max_output_tokens: Option<u64>,
+    max_tool_calls: Option<u64>,
+    metadata: Option<Box<RawValue>>,
+    parallel_tool_calls: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning: Option<Box<RawValue>>,
+    temperature: Option<f64>,
+    text: Option<Box<RawValue>>,
+    tool_choice: Option<Box<RawValue>>,
+    tools: Option<Box<RawValue>>,
+    top_logprobs: Option<u64>,
+    top_p: Option<f64>,
+    truncation: &'static str,
+    user: Option<String>,
+}
+
+impl ResponsesRequest {
+    pub fn parse(body: &[u8]) -> Result<Self, BadRequest> {
+        let wire: Wire<'_> = parse(body)?;
+        wire.refuse_state()?;
+        let input = wire.input.as_ref().ok_or_else(|| missing("input"))?;
+        let mut messages = Vec::new();
+        if let Some(instructions) = &wire.instructions {
+            messages.push(ChatMessage::of("system", ChatContent::Text(instructions.as_ref().into())));
+        }
+        add_input(&mut messages, input)?;
+        let text: Option<Text<'_>> = wire.text.map(|text| parse_within(text, "text")).transpose()?;
+        let (format, verbosity) = text.map_or((None, None), |text| (text.format, text.verbosity));
+        let reasoning: Option<Reasoning<'_>> =
+            wire.reasoning.map(|reasoning| parse_within(reasoning, "reasoning")).transpose()?;
+        let stream = wire.stream.unwrap_or(false);
+        let chat = Chat {
+            model: &wire.model,
+            messages,
+            stream: stream.then_some(true),
+            // The last event of a response tells the tokens, asked or not.
+            stream_options: stream.then_some(StreamOptions { include_usage: true }),
+            max_completion_tokens: wire.max_output_tokens,
+            tools: chat_tools(wire.tools)?,
+            tool_choice: wire.tool_choice.map(chat_tool_choice).transpose()?,
+            parallel_tool_calls: wire.parallel_tool_calls,
+            response_format: format.map(chat_format).transpose()?.flatten(),
+            reasoning_effort: reasoning.and_then(|reasoning| reasoning.effort),
+            verbosity,
+            logprobs: wire.wants_logprobs().then_some(true),
+            temperature: wire.temperature,
+            top_p: wire.top_p,
+            top_logprobs: wire.top_logprobs,
+            user: wire.user.as_deref(),
+            sampling: wire.sampling(),
+        };
+        let chat = serde_json::to_vec(&chat).expect("strings and numbers always serialise");
+        Ok(Self { chat, echo: wire.into_echo() })
+    }
+}
+
+/// The fields of a request. Those that only matter to a store, a cache or a bill are skipped like unknown ones.
+#[derive(Deserialize)]
+#[serde(expecting = "an object")]
+struct Wire<'a> {
+    #[serde(borrow)]
+    model: Cow<'a, str>,
+    #[serde(borrow)]
+    input: Option<TextOr<'a, Item<'a>>>,
+    instructions: Option<Cow<'a, str>>,
+    stream: Option<bool>,
+    max_output_tokens: Option<u64>,
+    max_tool_calls: Option<u64>,
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    top_logprobs: Option<u64>,
+    include: Option<Vec<Cow<'a, str>>>,
+    parallel_tool_calls: Option<bool>,
+    #[serde(borrow)]
+    tools: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tool_choice: Option<&'a RawValue>,
+    #[serde(borrow)]
+    text: Option<&'a RawValue>,
+    #[serde(borrow)]
+    reasoning: Option<&'a RawValue>,
+    #[serde(borrow)]
+    metadata: Option<&'a RawValue>,
+    user: Option<Cow<'a, str>>,
+    truncation: Option<Cow<'a, str>>,
+    // What needs an earlier response, or a later one.
+    store: Option<bool>,
+    background: Option<bool>,
+    previous_response_id: Option<de::IgnoredAny>,
+    conversation: Option<de::IgnoredAny>,
+    prompt: Option<de::IgnoredAny>,
+    context_management: Option<de::IgnoredAny>,
+    moderation: Option<de::IgnoredAny>,
+    // No fields of this API, but engines take them in chats, and clients that know them send them here too.
+    #[serde(borrow)]
+    seed: Option<&'a RawValue>,
+    #[serde(borrow)]
+    stop: Option<&'a RawValue>,
+    #[serde(borrow)]
+    top_k: Option<&'a RawValue>,
+    #[serde(borrow)]
+    min_p: Option<&'a RawValue>,
+    #[serde(borrow)]
+    presence_penalty: Option<&'a RawValue>,
+    #[serde(borrow)]
+    frequency_penalty: Option<&'a RawValue>,
+    #[serde(borrow)]
+    repetition_penalty: Option<&'a RawValue>,
+    #[serde(borrow)]
+    logit_bias: Option<&'a RawValue>,
+    #[serde(borrow)]
+    min_tokens: Option<&'a RawValue>,
+    #[serde(borrow)]
+    ignore_eos: Option<&'a RawValue>,
+}
+
+impl<'a> Wire<'a> {
+    fn refuse_state(&self) -> Result<(), BadRequest> {
+        const KEPT: &str = "no response is kept here; send the whole conversation as `input`";
+        for (is_asked, param, reason) in [
+            (self.previous_response_id.is_some(), "previous_response_id", KEPT),
+            (self.conversation.is_some(), "conversation", KEPT),
+            (self.store == Some(true), "store", "no response is kept here; leave it out or send false"),
+            (self.background == Some(true), "background", "a response is answered on its own connection"),
+            (self.prompt.is_some(), "prompt", "no prompt templates are kept here"),
+            (self.context_management.is_some(), "context_management", "the context is used as it is sent"),
+            (self.moderation.is_some(), "moderation", "ask /v1/moderations"),
+            (
+                self.truncation.as_deref().is_some_and(|wanted| wanted != "disabled"),
+                "truncation",
+                "the context is used as it is sent; only \"disabled\" is",
+            ),
+        ] {
+            if is_asked {
+                return Err(unsupported(param, reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn wants_logprobs(&self) -> bool {
+        let included = self.include.iter().flatten().any(|name| name == "message.output_text.logprobs");
+        included || self.top_logprobs.is_some_and(|count| count > 0)
+    }
+
+    fn sampling(&self) -> Sampling<'a> {
+        Sampling {
+            seed: self.seed,
+            stop: self.stop,
+            top_k: self.top_k,
+            min_p: self.min_p,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            repetition_penalty: self.repetition_penalty,
+            logit_bias: self.logit_bias,
+            min_tokens: self.min_tokens,
+            ignore_eos: self.ignore_eos,
+        }
+    }
+
+    fn into_echo(self) -> Echo {
+        let or = |given: Option<&RawValue>, default: &'static str| {
+            let default = || RawValue::from_string(default.to_owned()).expect("JSON");
+            Some(given.map_or_else(default, on_one_line))
+        };
+        Echo {
+            instructions: self.instructions.map(Cow::into_owned),
+            max_output_tokens: self.max_output_tokens,
+            max_tool_calls: self.max_tool_calls,
+            metadata: or(self.metadata, "{}"),
+            parallel_tool_calls: self.parallel_tool_calls.unwrap_or(true),
+            reasoning: self.reasoning.map(on_one_line),
+            temperature: self.temperature,
+            text: or(self.text, r#"{"format":{"type":"text"}}"#),
+            tool_choice: or(self.tool_choice, r#""auto""#),
+            tools: or(self.tools, "[]"),
+            top_logprobs: self.top_logprobs,
+            top_p: self.top_p,
+            truncation: "disabled",
+            user: self.user.map(Cow::into_owned),
+        }
+    }
+}
+
+/// The same value without the space around its parts, in which a line break would end an event's data.
+fn on_one_line(value: &RawValue) -> Box<RawValue> {
+    let mut compact = String::with_capacity(value.get().len());
+    let (mut in_string, mut escaped) = (false, false);
+    for one in value.get().chars() {
+        if in_string {
+            in_string = escaped || one != '"';
+            escaped = !escaped && one == '\\';
+        } else if one.is_ascii_whitespace() {
+            continue;
+        } else {
+            in_string = one == '"';
+        }
+        compact.push(one);
+    }
+    RawValue::from_string(compact).expect("space outside of strings means nothing")
+}
+
+/// A string, or a list of something.
+enum TextOr<'a, T> {
+    Text(Cow<'a, str>),
+    List(Vec<T>),
+}
+
+impl<'de: 'a, 'a, T: Deserialize<'de>> Deserialize<'de> for TextOr<'a, T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Either<'a, T>(PhantomData<TextOr<'a, T>>);
+        impl<'de: 'a, 'a, T: Deserialize<'de>> Visitor<'de> for Either<'a, T> {
+            type Value = TextOr<'a, T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a list")
+            }
+
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(TextOr::Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(TextOr::Text(Cow::Owned(text.to_owned())))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let mut all = Vec::new();
+                while let Some(one) = list.next_element()? {
+                    all.push(one);
+                }
+                Ok(TextOr::List(all))
+            }
+        }
+        from.deserialize_any(Either(PhantomData))
+    }
+}
+
+/// One turn, of whatever kind. Flat, because serde loses the name of a wrong field in tagged enums.
+#[derive(Deserialize)]
+#[serde(expecting = "an object")]
+struct Item<'a> {
+    #[serde(rename = "type")]
+    kind: Option<Cow<'a, str>>,
+    role: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    content: Option<TextOr<'a, Part<'a>>>,
+    call_id: Option<Cow<'a, str>>,
+    name: Option<Cow<'a, str>>,
+    arguments: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    output: Option<TextOr<'a, Part<'a>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(expecting = "an object")]
+struct Part<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    text: Option<Cow<'a, str>>,
+    refusal: Option<Cow<'a, str>>,
+    image_url: Option<Cow<'a, str>>,
+    detail: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    input_audio: Option<&'a RawValue>,
+}
+
+fn add_input<'a>(
+    messages: &mut Vec<ChatMessage<'a>>,
+    input: &'a TextOr<'a, Item<'a>>,
+) -> Result<(), BadRequest> {
+    let items = match input {
+        TextOr::Text(text) => {
+            messages.push(ChatMessage::of("user", ChatContent::Text(text.as_ref().into())));
+            return Ok(());
+        }
+        TextOr::List(items) => items,
+    };
+    if items.is_empty() {
+        return Err(BadRequest::OutOfRange { param: "input", expected: "at least one item" });
+    }
+    for (at, item) in items.iter().enumerate() {
+        let field = |name: &str| format!("input[{at}].{name}");
+        let required =
+            |value: &'a Option<Cow<'a, str>>, name| value.as_deref().ok_or_else(|| missing(field(name)));
+        match item.kind.as_deref().unwrap_or("message") {
+            "message" => {
+                let role = required(&item.role, "role")?;
+                let content = item.content.as_ref().ok_or_else(|| missing(field("content")))?;
+                messages.push(ChatMessage::of(role, chat_content(content, &field("content"))?));
+            }
+            "function_call" => {
+                let call = ChatCall {
+                    id: required(&item.call_id, "call_id")?,
+                    kind: "function",
+                    function: ChatCallFunction {
+                        name: required(&item.name, "name")?,
+                        arguments: required(&item.arguments, "arguments")?,
+                    },
+                };
+                // What the model said and called at once is one turn of a chat.
+                match messages.last_mut().filter(|last| last.role == "assistant") {
+                    Some(last) => last.tool_calls.push(call),
+                    None => messages.push(ChatMessage { tool_calls: vec![call], ..ChatMessage::silent() }),
+                }
+            }
+            "function_call_output" => {
+                let output = item.output.as_ref().ok_or_else(|| missing(field("output")))?;
+                let content = chat_content(output, &field("output"))?;
+                let tool_call_id = Some(required(&item.call_id, "call_id")?);
+                messages.push(ChatMessage { tool_call_id, ..ChatMessage::of("tool", content) });
+            }
+            // A chat has no place for what a model thought in an earlier turn.
+            "reasoning" => {}
+            "item_reference" => {
+                return Err(unsupported(field("type"), "no item is kept here; send it again"));
+            }
+            _ => return Err(unsupported(field("type"), "chats know no such item")),
+        }
+    }
+    Ok(())
+}
+
+fn chat_content<'a>(content: &'a TextOr<'a, Part<'a>>, param: &str) -> Result<ChatContent<'a>, BadRequest> {
+    let parts = match content {
+        TextOr::Text(text) => return Ok(ChatContent::Text(text.as_ref().into())),
+        TextOr::List(parts) => parts,
+    };
+    // Chat templates of many engines know a plain text only.
+    if let [Part { kind, text: Some(text), .. }] = &parts[..]
+        && is_text(kind)
+    {
+        return Ok(ChatContent::Text(text.as_ref().into()));
+    }
+    let parts = parts.iter().enumerate().map(|(at, part)| {
+        let field = |name: &str| format!("{param}[{at}].{name}");
+        Ok(match part.kind.as_ref() {
+            kind if is_text(kind) => {
+                ChatPart::Text { text: part.text.as_deref().ok_or_else(|| missing(field("text")))? }
+            }
+            "refusal" => ChatPart::Refusal {
+                refusal: part.refusal.as_deref().ok_or_else(|| missing(field("refusal")))?,
+            },
+            "input_image" => {
+                let Some(url) = part.image_url.as_deref() else {
+                    return Err(unsupported(field("file_id"), "no file is kept here; send `image_url`"));
+                };
+                ChatPart::ImageUrl { image_url: ImageUrl { url, detail: part.detail.as_deref() } }
+            }
+            "input_audio" => ChatPart::InputAudio {
+                input_audio: part.input_audio.ok_or_else(|| missing(field("input_audio")))?,
+            },
+            _ => return Err(unsupported(field("type"), "chats know no such part")),
+        })
+    });
+    Ok(ChatContent::Parts(parts.collect::<Result<_, _>>()?))
+}
+
+fn is_text(kind: &str) -> bool {
+    matches!(kind, "input_text" | "output_text" | "text")
+}
+
+#[derive(Deserialize)]
+#[serde(expecting = "an object")]
+struct Tool<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    name: Option<Cow<'a, str>>,
+    description: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    parameters: Option<&'a RawValue>,
+    strict: Option<bool>,
+}
+
+fn chat_tools(tools: Option<&RawValue>) -> Result<Vec<ChatTool<'_>>, BadRequest> {
+    let Some(tools) = tools else { return Ok(Vec::new()) };
+    let tools: Vec<Tool<'_>> = parse_within(tools, "tools")?;
+    tools
+        .into_iter()
+        .enumerate()
+        .map(|(at, tool)| {
+            if tool.kind != "function" {
+                return Err(unsupported(format!("tools[{at}].type"), "only functions are"));
+            }
+            let name = tool.name.ok_or_else(|| missing(format!("tools[{at}].name")))?;
+            let Tool { description, parameters, strict, .. } = tool;
+            let function = ChatFunction { name, description, parameters, strict };
+            Ok(ChatTool { kind: "function", function })
+        })
+        .collect()
+}
+
+fn chat_tool_choice(choice: &RawValue) -> Result<ChatToolChoice<'_>, BadRequest> {
+    if choice.get().starts_with('"') {
+        return Ok(ChatToolChoice::Word(choice));
+    }
+    let tool: Tool<'_> = parse_within(choice, "tool_choice")?;
+    if tool.kind != "function" {
+        return Err(unsupported("tool_choice.type", "only a word or a function is"));
+    }
+    let name = tool.name.ok_or_else(|| missing("tool_choice.name"))?;
+    Ok(ChatToolChoice::Function { kind: "function", function: Named { name } })
+}
+
+#[derive(Deserialize)]
+#[serde(expecting = "an object")]
+struct Text<'a> {
+    #[serde(borrow)]
+    format: Option<Format<'a>>,
+    verbosity: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+#[serde(expecting = "an object")]
+struct Format<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    name: Option<Cow<'a, str>>,
+    description: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    schema: Option<&'a RawValue>,
+    strict: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(expecting = "an object")]
+struct Reasoning<'a> {
+    effort: Option<Cow<'a, str>>,
+}
+
+fn chat_format(format: Format<'_>) -> Result<Option<ChatFormat<'_>>, BadRequest> {
+    let Format { kind, name, description, schema, strict } = format;
+    Ok(match kind.as_ref() {
+        "text" => None,
+        "json_object" => Some(ChatFormat { kind: "json_object", json_schema: None }),
+        "json_schema" => {
+            let name = name.ok_or_else(|| missing("text.format.name"))?;
+            let json_schema = Some(ChatSchema { name, description, schema, strict });
+            Some(ChatFormat { kind: "json_schema", json_schema })
+        }
+        _ => return Err(unsupported("text.format.type", "only text, json_object and json_schema are")),
+    })
+}
+
+fn missing(param: impl Into<String>) -> BadRequest {
+    BadRequest::Missing { param: param.into() }
+}
+
+fn unsupported(param: impl Into<String>, reason: &'static str) -> BadRequest {
+    BadRequest::NotOffered { param: param.into(), reason }
+}
+
+/// The body of a chat.
+#[derive(Serialize)]
+struct Chat<'a> {
+    model: &'a str,
+    messages: Vec<ChatMessage<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_options: Option<StreamOptions>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_completion_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tools: Vec<ChatTool<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_choice: Option<ChatToolChoice<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parallel_tool_calls: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_format: Option<ChatFormat<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_effort: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verbosity: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_p: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_logprobs: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
+    #[serde(flatten)]
+    sampling: Sampling<'a>,
+}
+
+/// Fields that travel as they were written.
+#[derive(Serialize)]
+struct Sampling<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_k: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min_p: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    presence_penalty: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frequency_penalty: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repetition_penalty: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logit_bias: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min_tokens: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ignore_eos: Option<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+struct StreamOptions {
+    include_usage: bool,
+}
+
+#[derive(Serialize)]
+struct ChatMessage<'a> {
+    role: &'a str,
+    content: Option<ChatContent<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<ChatCall<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_call_id: Option<&'a str>,
+}
+
+impl<'a> ChatMessage<'a> {
+    fn of(role: &'a str, content: ChatContent<'a>) -> Self {
+        Self { role, content: Some(content), ..Self::silent() }
+    }
+
+    /// The model's turn, without words.
+    fn silent() -> Self {
+        Self { role: "assistant", content: None, tool_calls: Vec::new(), tool_call_id: None }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ChatContent<'a> {
+    Text(Cow<'a, str>),
+    Parts(Vec<ChatPart<'a>>),
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum ChatPart<'a> {
+    Text { text: &'a str },
+    Refusal { refusal: &'a str },
+    ImageUrl { image_url: ImageUrl<'a> },
+    InputAudio { input_audio: &'a RawValue },
+}
+
+#[derive(Serialize)]
+struct ImageUrl<'a> {
+    url: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ChatCall<'a> {
+    id: &'a str,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    function: ChatCallFunction<'a>,
+}
+
+#[derive(Serialize)]
+struct ChatCallFunction<'a> {
+    name: &'a str,
+    arguments: &'a str,
+}
+
+#[derive(Serialize)]
+struct ChatTool<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    function: ChatFunction<'a>,
+}
+
+#[derive(Serialize)]
+struct ChatFunction<'a> {
+    name: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strict: Option<bool>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ChatToolChoice<'a> {
+    Word(&'a RawValue),
+    Function {
+        #[serde(rename = "type")]
+        kind: &'static str,
+        function: Named<'a>,
+    },
+}
+
+#[derive(Serialize)]
+struct Named<'a> {
+    name: Cow<'a, str>,
+}
+
+#[derive(Serialize)]
+struct ChatFormat<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    json_schema: Option<ChatSchema<'a>>,
+}
+
+#[derive(Serialize)]
+struct ChatSchema<'a> {
+    name: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schema: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strict: Option<bool>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chat(body: &str) -> String {
+        String::from_utf8(ResponsesRequest::parse(body.as_bytes()).unwrap().chat).unwrap()
+    }
+
+    #[test]
+    fn a_text_is_a_chat_of_one_message() {
+        insta::assert_snapshot!(
+            chat(r#"{"model":"m","input":"Hi \"you\"","instructions":"Be brief.","max_output_tokens":5,"temperature":0,"stream":true,"seed":7}"#),
+            @r#"{"model":"m","messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"Hi \"you\""}],"stream":true,"stream_options":{"include_usage":true},"max_completion_tokens":5,"temperature":0.0,"seed":7}"#
+        );
+    }
+
+    #[test]
+    fn a_conversation_with_tools_keeps_its_turns() {
+        let body = r#"{"model":"m","store":false,"previous_response_id":null,
+            "input":[
+              {"role":"developer","content":"Use tools."},
+              {"type":"message","role":"user","content":[{"type":"input_text","text":"Weather in"},{"type":"input_text","text":"Oslo?"}]},
+              {"type":"reasoning","id":"rs_1","summary":[{"type":"summary_text","text":"hm"}]},
+              {"type":"message","id":"msg_1","status":"completed","role":"assistant","content":[{"type":"output_text","text":"I look.","annotations":[]}]},
+              {"type":"function_call","call_id":"call_1","name":"weather","arguments":"{\"city\":\"Oslo\"}"},
+              {"type":"function_call","call_id":"call_2","name":"time","arguments":"{}"},
+              {"type":"function_call_output","call_id":"call_1","output":"rain"},
+              {"type":"function_call_output","call_id":"call_2","output":[{"type":"input_text","text":"noon"}]},
+              {"role":"user","content":[{"type":"input_text","text":"And this?"},{"type":"input_image","image_url":"data:,x","detail":"low"}]}
+            ],
+            "tools":[{"type":"function","name":"weather","description":"d","strict":true,"parameters":{"type":"object","properties":{"z":1,"a":2}}}],
+            "tool_choice":{"type":"function","name":"weather"},"parallel_tool_calls":false,
+            "text":{"format":{"type":"json_schema","name":"s","schema":{"b":1,"a":2},"strict":true}}}"#;
+        insta::assert_snapshot!(chat(body));
+    }
+
+    #[test]
+    fn what_is_repeated_fits_into_one_event() {
+        let body = "{\"model\":\"m\",\"input\":\"x\",\"metadata\":{ \"a b\" :\r\n \"c \\\\\\\" d\" ,\n\t\"e\":\"\" }}";
+        let echo = serde_json::to_string(&ResponsesRequest::parse(body.as_bytes()).unwrap().echo).unwrap();
+        assert!(echo.contains(r#""metadata":{"a b":"c \\\" d","e":""}"#), "{echo}");
+        assert!(!echo.contains(['\n', '\r']));
+    }
+
+    #[test]
+    fn what_would_need_a_memory_is_refused_by_name() {
+        let refused = |fields: &str| {
+            let body = format!(r#"{{"model":"m","input":"hi"{fields}}}"#);
+            let error = ResponsesRequest::parse(body.as_bytes()).unwrap_err().to_error();
+            (error.code.unwrap(), error.param.unwrap())
+        };
+        for (fields, param) in [
+            (r#","previous_response_id":"resp_1""#, "previous_response_id"),
+            (r#","conversation":{"id":"conv_1"}"#, "conversation"),
+            (r#","store":true"#, "store"),
+            (r#","background":true"#, "background"),
+            (r#","prompt":{"id":"p"}"#, "prompt"),
+            (r#","truncation":"auto""#, "truncation"),
+            (r#","tools":[{"type":"function","name":"f"},{"type":"web_search"}]"#, "tools[1].type"),
+            (r#","tool_choice":{"type":"web_search"}"#, "tool_choice.type"),
+            (r#","text":{"format":{"type":"grammar"}}"#, "text.format.type"),
+        ] {
+            assert_eq!(refused(fields), ("unsupported_parameter".into(), param.into()), "{fields}");
+        }
+        for (input, code, param) in [
+            (r#"[{"type":"item_reference","id":"x"}]"#, "unsupported_parameter", "input[0].type"),
+            (r#"["hi"]"#, "invalid_type", "input[0]"),
+            (r#"[]"#, "invalid_value", "input"),
+            (r#"7"#, "invalid_type", "input"),
+            (r#"[{"role":"user"}]"#, "missing_required_parameter", "input[0].content"),
+            (r#"[{"content":"x"}]"#, "missing_required_parameter", "input[0].role"),
+            (
+                r#"[{"type":"function_call","name":"f","arguments":""}]"#,
+                "missing_required_parameter",
+                "input[0].call_id",
+            ),
+            (
+                r#"[{"role":"user","content":[{"type":"input_text","text":"a"},{"type":"input_file","file_id":"f"}]}]"#,
+                "unsupported_parameter",
+                "input[0].content[1].type",
+            ),
+            (
+                r#"[{"role":"user","content":[{"type":"input_image","file_id":"f"}]}]"#,
+                "unsupported_parameter",
+                "input[0].content[0].file_id",
+            ),
+        ] {
+            let body = format!(r#"{{"model":"m","input":{input}}}"#);
+            let error = ResponsesRequest::parse(body.as_bytes()).unwrap_err().to_error();
+            assert_eq!((error.code.as_deref(), error.param.as_deref()), (Some(code), Some(param)), "{input}");
+        }
+        let wrong =
+            ResponsesRequest::parse(br#"{"model":"m","input":"x","tools":[{"type":"function","name":7}]}"#);
+        assert_eq!(wrong.unwrap_err().to_error().param.as_deref(), Some("tools[0].name"));
+        let missing = ResponsesRequest::parse(br#"{"model":"m"}"#);
+        assert_eq!(missing.unwrap_err().to_error().param.as_deref(), Some("input"));
+    }
+}
