@@ -1,7 +1,11 @@
 //! Lets a request in: counts it and the bytes it holds, reads what it asks for. Quotas will stand here.
 
+use crate::network::client::Client;
 use crate::refusal::Refusal;
+use crate::responses::Translation;
 use crate::tenants::{Known, TenantEntry};
+use bytes::Bytes;
+use openai::responses::ResponsesRequest;
 use policy::{Model, RoutingTable};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -36,6 +40,18 @@ impl Drop for BodyBytes {
         self.tenant.body_bytes.fetch_sub(self.held, Relaxed);
         self.tenant.requests.fetch_sub(1, Relaxed);
     }
+}
+
+/// What a client of the Responses API asks for, as the body of a chat: the one body that is the edge's own, since no
+/// engine knows the client's. From here on the client is answered by that API.
+pub(crate) fn response(client: &mut Client, body: &[u8], held: &mut BodyBytes) -> Result<Bytes, Refusal> {
+    let ResponsesRequest { chat, echo } = ResponsesRequest::parse(body)?;
+    if chat.len() > crate::receive::BODY_BYTES_MAX {
+        return Err(Refusal::BodyTooLarge);
+    }
+    held.grow(chat.len())?;
+    client.translate(Translation::new(echo));
+    Ok(chat.into())
 }
 
 /// What a model's name stands for now, if the key may ask it.

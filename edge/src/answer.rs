@@ -83,12 +83,16 @@ impl Edge {
         let target = receive::head(client)?;
         let known = authenticate(&self.tenants, client, self.clock.wall())?;
         record.known(known.tenant.clone());
-        let endpoint = match target {
-            Target::Generate(endpoint) => endpoint,
+        let endpoint = match &target {
+            Target::Generate(endpoint) => *endpoint,
+            Target::Respond => Endpoint::Chat,
             Target::ListModels => return self.list_models(client, &known, record).await,
-            Target::ShowModel(model) => return self.show_model(client, &known, record, &model).await,
+            Target::ShowModel(model) => return self.show_model(client, &known, record, model).await,
         };
-        let (body, held) = receive::body(client, BodyBytes::none(known.entry.clone())?).await?;
+        let (mut body, mut held) = receive::body(client, BodyBytes::none(known.entry.clone())?).await?;
+        if target == Target::Respond {
+            body = admit::response(client, &body, &mut held)?;
+        }
         let asked = self.admit(&known, endpoint, body, record)?;
         let mut attempts = Attempts::new(self, &asked);
         let keep_alive = match asked.stream {

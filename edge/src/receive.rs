@@ -12,6 +12,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
     Generate(Endpoint),
+    /// A chat by the Responses API.
+    Respond,
     ListModels,
     ShowModel(String),
 }
@@ -25,8 +27,8 @@ pub(crate) fn head(client: &Client) -> Result<Target, Refusal> {
 }
 
 fn target(method: &str, path: &str) -> Result<Target, Refusal> {
-    let post = |endpoint| match method {
-        "POST" => Ok(Target::Generate(endpoint)),
+    let post = |target| match method {
+        "POST" => Ok(target),
         _ => Err(Refusal::WrongMethod { allowed: "POST" }),
     };
     let get = |target| match method {
@@ -34,8 +36,9 @@ fn target(method: &str, path: &str) -> Result<Target, Refusal> {
         _ => Err(Refusal::WrongMethod { allowed: "GET, HEAD" }),
     };
     match path {
-        "/v1/chat/completions" => post(Endpoint::Chat),
-        "/v1/completions" => post(Endpoint::Completions),
+        "/v1/chat/completions" => post(Target::Generate(Endpoint::Chat)),
+        "/v1/completions" => post(Target::Generate(Endpoint::Completions)),
+        "/v1/responses" => post(Target::Respond),
         "/v1/models" => get(Target::ListModels),
         _ => match path.strip_prefix("/v1/models/").and_then(percent_decoded) {
             Some(model) if !model.is_empty() => get(Target::ShowModel(model)),

@@ -1,6 +1,7 @@
 //! One request of a client, and the answer to it.
 
 use crate::refusal::Refusal;
+use crate::responses::Translation;
 use bytes::Bytes;
 use openai::ErrorObject;
 use openai::sse::write_event;
@@ -31,6 +32,8 @@ pub(crate) struct Client {
     sent: Pace,
     /// Nobody knows where the body ends, nor where a next request would begin.
     lost_track: bool,
+    /// Where the client speaks another API than what is written to it.
+    translation: Option<Translation>,
 }
 
 /// How long a client may keep the edge waiting in all: a little, and more with each byte. A time-out that begins anew
@@ -62,11 +65,17 @@ impl Client {
             received: Pace::default(),
             sent: Pace::default(),
             lost_track: false,
+            translation: None,
         }
     }
 
     pub(super) fn into_session(self) -> ServerSession {
         self.session
+    }
+
+    /// From here on the client gets its chat as something else.
+    pub(crate) fn translate(&mut self, translation: Translation) {
+        self.translation = Some(translation);
     }
 
     /// Whether the connection may carry another request.
@@ -157,6 +166,17 @@ impl Client {
         request_id: &str,
         json: Bytes,
     ) -> Result<(), ClientGone> {
+        let json = match self.translation.take() {
+            Some(translation) if status == 200 => match translation.whole(&json) {
+                Ok(json) => json,
+                Err(error) => {
+                    tracing::warn!(request = request_id, %error, "a chat makes no response");
+                    let refusal = Refusal::AttemptsFailed { attempts: 1, retry_after: None };
+                    return self.refuse(&refusal, request_id).await;
+                }
+            },
+            _ => json,
+        };
         self.answer(status, &[JSON, ("x-request-id", request_id)], json).await
     }
 
@@ -189,7 +209,14 @@ impl Client {
     }
 
     /// A part of a stream.
-    pub(crate) async fn write(&mut self, part: Bytes, last: bool) -> Result<(), ClientGone> {
+    pub(crate) async fn write(&mut self, mut part: Bytes, last: bool) -> Result<(), ClientGone> {
+        if let Some(translation) = &mut self.translation {
+            part = translation.events(&part);
+            // An empty part would end an answer by chunks.
+            if part.is_empty() && !last {
+                return Ok(());
+            }
+        }
         let (began, length) = (Instant::now(), part.len());
         let left = self.sent.left(WRITE_STALL_MAX);
         let written = tokio::time::timeout(left, self.session.write_response_body(part, last)).await;

@@ -20,5 +20,6 @@ mod member;
 mod node;
 mod raw;
 mod refusals;
+mod responses;
 mod takeover;
 mod world;

@@ -51,6 +51,7 @@ pub enum Act {
 /// What reached a node.
 #[derive(Debug, Clone)]
 pub struct Seen {
+    pub path: String,
     pub headers: http::HeaderMap,
     pub body: Bytes,
 }
@@ -168,7 +169,7 @@ async fn play(stage: Arc<Stage>, request: Request<Incoming>) -> Result<Response<
     // One that is cut short was not sent to this node in earnest.
     let Ok(body) = body.collect().await else { return Ok(Response::new(whole(String::new()))) };
     let body = body.to_bytes();
-    stage.seen.lock().unwrap().push(Seen { headers: head.headers, body });
+    stage.seen.lock().unwrap().push(Seen { path: head.uri.path().to_owned(), headers: head.headers, body });
     let act = stage.acts.lock().unwrap().pop_front().unwrap_or(Act::Serve);
     let act = match act {
         Act::Later(act) => {

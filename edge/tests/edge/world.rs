@@ -234,6 +234,21 @@ impl World {
         got(self.begin(tenant, options).await, || self.near.go_on()).await
     }
 
+    /// A request to another path than that of chats.
+    pub async fn post(&self, path: &str, content_type: &str, body: impl Into<Bytes>) -> Got {
+        got(self.begin_post(path, content_type, body).await, || self.near.go_on()).await
+    }
+
+    pub async fn begin_post(&self, path: &str, content_type: &str, body: impl Into<Bytes>) -> Answer {
+        let request = hyper::Request::post(path)
+            .header("host", "test")
+            .header("authorization", format!("Bearer {}", key("anyone").reveal()))
+            .header("content-type", content_type)
+            .body(Full::new(body.into()))
+            .unwrap();
+        exchange(self.edge, request).await
+    }
+
     /// A request of which only the head of the answer was read. Dropping the body leaves.
     pub async fn begin(&self, tenant: &str, options: &str) -> Answer {
         let request = hyper::Request::post("/v1/chat/completions")

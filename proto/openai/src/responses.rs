@@ -7,5 +7,5 @@
 pub mod answer;
 pub mod request;
 
-pub use answer::{ResponseStream, whole};
+pub use answer::ResponseStream;
 pub use request::{Echo, ResponsesRequest};

@@ -42,17 +42,6 @@ struct Head {
     model: String,
 }
 
-/// A chat's whole answer as a response.
-pub fn whole(echo: Echo, chat: &[u8]) -> Result<String, BrokenAnswer> {
-    // It is a stream of one chunk, of whose events the last one has everything.
-    let mut stream = ResponseStream::new(echo);
-    let mut events = Vec::new();
-    stream.take_up(chat, &mut events)?;
-    events.clear();
-    let status = stream.finish(&mut events)?;
-    Ok(json(&stream.response(status, None)))
-}
-
 impl ResponseStream {
     pub fn new(echo: Echo) -> Self {
         Self {
@@ -68,6 +57,17 @@ impl ResponseStream {
             rhumb: None,
             ended: false,
         }
+    }
+
+    /// A chat's whole answer as a response.
+    pub fn whole(mut self, chat: &[u8]) -> Result<String, BrokenAnswer> {
+        // It is a stream of one chunk, of whose events the last one has everything.
+        let mut events = Vec::new();
+        self.take_up(chat, &mut events)?;
+        events.clear();
+        let status = self.finish(&mut events)?;
+        let response = self.response(status, None);
+        Ok(serde_json::to_string(&response).expect("strings and numbers always serialise"))
     }
 
     /// Takes up the data of one event of the chat. What makes no answer ends the response as failed; whatever comes
@@ -406,10 +406,6 @@ fn write(out: &mut Vec<u8>, kind: &str, event: &impl Serialize) {
     out.extend_from_slice(b"\ndata: ");
     serde_json::to_writer(&mut *out, event).expect("memory takes every write, and strings always serialise");
     out.extend_from_slice(b"\n\n");
-}
-
-fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("strings and numbers always serialise")
 }
 
 /// The error in a chat's stream, which stands where a chunk would.
@@ -809,8 +805,8 @@ mod tests {
     fn a_whole_chat_is_a_whole_response() {
         let chat = br#"{"id":"chatcmpl-0f","object":"chat.completion","created":5,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":null,"refusal":"No.","tool_calls":[{"id":"a","type":"function","function":{"name":"f","arguments":"{}"}},{"id":"b","type":"function","function":{"name":"g","arguments":"[]"}}]},"logprobs":null,"finish_reason":"length"}],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5,"prompt_tokens_details":{"cached_tokens":1},"completion_tokens_details":null}}"#;
         let echo = asked(r#","max_output_tokens":2,"temperature":0.5"#);
-        insta::assert_snapshot!(whole(echo, chat).unwrap());
-        assert_eq!(whole(asked(""), b"{}"), Err(BrokenAnswer::BadChunk));
+        insta::assert_snapshot!(ResponseStream::new(echo).whole(chat).unwrap());
+        assert_eq!(ResponseStream::new(asked("")).whole(b"{}"), Err(BrokenAnswer::BadChunk));
     }
 
     #[test]

@@ -249,6 +249,9 @@ impl<'de: 'a, 'a, T: Deserialize<'de>> Deserialize<'de> for TextOr<'a, T> {
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
                 let mut all = Vec::new();
                 while let Some(one) = list.next_element()? {
+                    if all.len() == LIST_MAX {
+                        return Err(de::Error::invalid_length(LIST_MAX + 1, &"a shorter list"));
+                    }
                     all.push(one);
                 }
                 Ok(TextOr::List(all))
@@ -471,6 +474,9 @@ fn missing(param: impl Into<String>) -> BadRequest {
 fn unsupported(param: impl Into<String>, reason: &'static str) -> BadRequest {
     BadRequest::NotOffered { param: param.into(), reason }
 }
+
+/// Longer than any conversation; each item takes much more memory than the bytes that it may consist of.
+const LIST_MAX: usize = 10_000;
 
 /// The body of a chat.
 #[derive(Serialize)]
