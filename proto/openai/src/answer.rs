@@ -7,6 +7,7 @@ use crate::Endpoint;
 use crate::chunk::{CompletionChoice, CompletionChunk, FinishReason, TEXT_COMPLETION, Usage};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 /// Takes chunks in order and makes one answer of them.
 #[derive(Debug)]
@@ -14,6 +15,10 @@ pub struct Assembler {
     endpoint: Endpoint,
     head: Option<Head>,
     text: String,
+    refusal: String,
+    tool_calls: BTreeMap<u64, ToolCall>,
+    /// What the three hold, in bytes.
+    held: usize,
     finish_reason: Option<FinishReason>,
 }
 
@@ -37,7 +42,15 @@ struct Head {
 
 impl Assembler {
     pub fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, head: None, text: String::new(), finish_reason: None }
+        Self {
+            endpoint,
+            head: None,
+            text: String::new(),
+            refusal: String::new(),
+            tool_calls: BTreeMap::new(),
+            held: 0,
+            finish_reason: None,
+        }
     }
 
     /// Adds the data of one event.
@@ -46,24 +59,50 @@ impl Assembler {
         let Chunk { id, created, model, choices } = chunk;
         self.head.get_or_insert_with(|| Head { id: id.into_owned(), created, model: model.into_owned() });
         for choice in choices {
+            if choice.index > 0 {
+                // Inside, one stream is one answer.
+                return Err(BrokenAnswer::BadChunk);
+            }
+            let delta = choice.delta.unwrap_or_default();
             let text = match self.endpoint {
-                Endpoint::Chat => choice.delta.and_then(|delta| delta.content),
+                Endpoint::Chat => delta.content,
                 Endpoint::Completions => choice.text,
             };
-            let text = text.unwrap_or_default();
-            if self.text.len() + text.len() > TEXT_BYTES_MAX {
-                return Err(BrokenAnswer::TooLong);
-            }
+            let (text, refusal) = (self.held(text)?, self.held(delta.refusal)?);
             self.text.push_str(&text);
+            self.refusal.push_str(&refusal);
+            for part in delta.tool_calls.unwrap_or_default() {
+                self.add_to_call(part)?;
+            }
             self.finish_reason = self.finish_reason.or(choice.finish_reason);
         }
         Ok(())
+    }
+
+    /// A call's name and id come with its first part, its arguments piece by piece.
+    fn add_to_call(&mut self, part: ToolCallPart<'_>) -> Result<(), BrokenAnswer> {
+        let function = part.function.unwrap_or_default();
+        let [id, name, arguments] = [part.id, function.name, function.arguments];
+        let [id, name, arguments] = [self.held(id)?, self.held(name)?, self.held(arguments)?];
+        self.held += TOOL_CALL_BYTES;
+        let call = self.tool_calls.entry(part.index).or_default();
+        call.id.push_str(&id);
+        call.function.name.push_str(&name);
+        call.function.arguments.push_str(&arguments);
+        Ok(())
+    }
+
+    fn held<'a>(&mut self, text: Option<Cow<'a, str>>) -> Result<Cow<'a, str>, BrokenAnswer> {
+        let text = text.unwrap_or_default();
+        self.held += text.len();
+        if self.held > TEXT_BYTES_MAX { Err(BrokenAnswer::TooLong) } else { Ok(text) }
     }
 
     /// The JSON of the whole answer.
     pub fn finish(self, usage: Usage) -> Result<String, BrokenAnswer> {
         let head = self.head.ok_or(BrokenAnswer::Unfinished)?;
         let finish_reason = self.finish_reason.ok_or(BrokenAnswer::Unfinished)?;
+        let is_text_only = self.refusal.is_empty() && self.tool_calls.is_empty();
         let json = match self.endpoint {
             Endpoint::Chat => serde_json::to_string(&ChatCompletion {
                 id: &head.id,
@@ -72,7 +111,13 @@ impl Assembler {
                 model: &head.model,
                 choices: [ChatAnswer {
                     index: 0,
-                    message: AnswerMessage { role: "assistant", content: &self.text, refusal: None },
+                    message: AnswerMessage {
+                        role: "assistant",
+                        // Who only calls or refuses says nothing, which is not the same as an empty text.
+                        content: (!self.text.is_empty() || is_text_only).then_some(&self.text),
+                        refusal: (!self.refusal.is_empty()).then_some(&self.refusal),
+                        tool_calls: self.tool_calls.into_values().collect(),
+                    },
                     logprobs: None,
                     finish_reason,
                 }],
@@ -98,6 +143,8 @@ impl Assembler {
 
 /// A million tokens are some 4 MiB; only a broken engine goes on for longer.
 pub(crate) const TEXT_BYTES_MAX: usize = 16 << 20;
+/// What a part of a call costs besides its words.
+const TOOL_CALL_BYTES: usize = 64;
 
 #[derive(Deserialize)]
 struct Chunk<'a> {
@@ -112,6 +159,8 @@ struct Chunk<'a> {
 
 #[derive(Deserialize)]
 struct Choice<'a> {
+    #[serde(default)]
+    index: u64,
     #[serde(borrow)]
     delta: Option<ChunkDelta<'a>>,
     #[serde(borrow)]
@@ -119,10 +168,49 @@ struct Choice<'a> {
     finish_reason: Option<FinishReason>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 struct ChunkDelta<'a> {
     #[serde(borrow)]
     content: Option<Cow<'a, str>>,
+    refusal: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    tool_calls: Option<Vec<ToolCallPart<'a>>>,
+}
+
+#[derive(Deserialize)]
+struct ToolCallPart<'a> {
+    index: u64,
+    id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    function: Option<FunctionPart<'a>>,
+}
+
+#[derive(Deserialize, Default)]
+struct FunctionPart<'a> {
+    name: Option<Cow<'a, str>>,
+    arguments: Option<Cow<'a, str>>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct ToolCall {
+    id: String,
+    #[serde(rename = "type")]
+    kind: Function,
+    function: CalledFunction,
+}
+
+/// The one type of call that streams.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Function {
+    #[default]
+    Function,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct CalledFunction {
+    name: String,
+    arguments: String,
 }
 
 #[derive(Serialize)]
@@ -146,8 +234,10 @@ struct ChatAnswer<'a> {
 #[derive(Serialize)]
 struct AnswerMessage<'a> {
     role: &'static str,
-    content: &'a str,
-    refusal: Option<()>,
+    content: Option<&'a String>,
+    refusal: Option<&'a String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<ToolCall>,
 }
 
 #[cfg(test)]
@@ -170,6 +260,29 @@ mod tests {
         whole.add(&chunk(" \"you\"", Some(FinishReason::Stop))).unwrap();
         whole.add(br#"{"id":"x","created":5,"model":"m","choices":[],"usage":{}}"#).unwrap();
         insta::assert_snapshot!(whole.finish(Usage::new(3, 2)).unwrap(), @r#"{"id":"chatcmpl-1","object":"chat.completion","created":5,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"Hello \"you\"","refusal":null},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}"#);
+    }
+
+    #[test]
+    fn calls_are_joined_by_their_index_and_a_refusal_is_no_text() {
+        let of =
+            |choices: &str| format!(r#"{{"id":"chatcmpl-1","created":5,"model":"m","choices":[{choices}]}}"#);
+        let mut whole = Assembler::new(Endpoint::Chat);
+        for delta in [
+            r#"{"role":"assistant","content":null,"tool_calls":[{"index":0,"id":"a","type":"function","function":{"name":"f","arguments":""}}]}"#,
+            r#"{"tool_calls":[{"index":1,"id":"b","type":"function","function":{"name":"g","arguments":"[1"}},{"index":0,"function":{"arguments":"{\"x\""}}]}"#,
+            r#"{"tool_calls":[{"index":0,"function":{"arguments":":1}"}},{"index":1,"function":{"arguments":"]"}}]}"#,
+        ] {
+            whole
+                .add(of(&format!(r#"{{"index":0,"delta":{delta},"finish_reason":null}}"#)).as_bytes())
+                .unwrap();
+        }
+        whole
+            .add(of(r#"{"index":0,"delta":{"refusal":"No."},"finish_reason":"tool_calls"}"#).as_bytes())
+            .unwrap();
+        insta::assert_snapshot!(whole.finish(Usage::new(3, 2)).unwrap());
+
+        let second = of(r#"{"index":1,"delta":{"content":"x"}}"#);
+        assert_eq!(Assembler::new(Endpoint::Chat).add(second.as_bytes()), Err(BrokenAnswer::BadChunk));
     }
 
     #[test]
