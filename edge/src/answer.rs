@@ -2,11 +2,13 @@
 
 use crate::Edge;
 use crate::admit::{self, BodyBytes};
+use crate::attempt::opaque::Opaque;
 use crate::attempt::{Asked, Attempts};
 use crate::authenticate::authenticate;
 use crate::keep_alive::KeepAlive;
 use crate::network::client::{BodyError, Client, ClientGone};
 use crate::network::listen::Answer;
+use crate::pass_on::pass_on;
 use crate::receive::{self, Target};
 use crate::refusal::{self, Refusal};
 use crate::relay::relay;
@@ -14,7 +16,7 @@ use crate::settle::Record;
 use crate::tenants::Known;
 use bytes::Bytes;
 use openai::models::{Model, ModelList};
-use openai::{Endpoint, RequestView};
+use openai::{Endpoint, RequestView, opaque};
 use serde::Serialize;
 use std::sync::Arc;
 use types::{RequestId, UnixMs, header};
@@ -86,6 +88,7 @@ impl Edge {
         let endpoint = match &target {
             Target::Generate(endpoint) => *endpoint,
             Target::Respond => Endpoint::Chat,
+            Target::PassOn(path) => return self.pass_on(client, &known, path, record).await,
             Target::ListModels => return self.list_models(client, &known, record).await,
             Target::ShowModel(model) => return self.show_model(client, &known, record, model).await,
         };
@@ -93,7 +96,9 @@ impl Edge {
         if target == Target::Respond {
             body = admit::response(client, &body, &mut held)?;
         }
-        let asked = self.admit(&known, endpoint, body, record)?;
+        let view = RequestView::parse(&body)?;
+        let (model, stream) = (view.model.into_owned(), view.stream);
+        let asked = self.admit(&known, endpoint, &model, stream, body, record)?;
         let mut attempts = Attempts::new(self, &asked);
         let keep_alive = match asked.stream {
             true => KeepAlive::of_stream(self.keep_alive, record.request_id()),
@@ -109,12 +114,13 @@ impl Edge {
         &self,
         known: &Known,
         endpoint: Endpoint,
+        model: &str,
+        stream: bool,
         body: Bytes,
         record: &mut Record<'_>,
     ) -> Result<Asked, Refusal> {
-        let view = RequestView::parse(&body)?;
         let table = self.routing_table()?;
-        let model = admit::model(&table, known, &view.model)?;
+        let model = admit::model(&table, known, model)?;
         let version = policy::version(&table, &self.health(), model, known.regions(), self.clock.now());
         record.asked_for(version);
         let headers = vec![
@@ -128,8 +134,28 @@ impl Edge {
             // Minted here, so that every attempt of one request draws the same tokens.
             (header::SEED, u64::from_le_bytes(random()).to_string()),
         ];
-        let (stream, regions) = (view.stream, known.regions().map(<[_]>::to_vec));
+        let regions = known.regions().map(<[_]>::to_vec);
         Ok(Asked { endpoint, body, version, regions, stream, headers })
+    }
+
+    /// Requests that only name a model: nothing else of them is read, and nothing of their answers.
+    async fn pass_on(
+        &self,
+        client: &mut Client,
+        known: &Known,
+        path: &'static str,
+        record: &mut Record<'_>,
+    ) -> Result<(), Stop> {
+        let content_type = receive::content_type(client)?;
+        let (body, held) = receive::body(client, BodyBytes::none(known.entry.clone())).await?;
+        let model = opaque::model(&content_type, &body)?.into_owned();
+        // Its chunks are never looked at, so it is no matter whose they would be.
+        let mut asked = self.admit(known, Endpoint::Chat, &model, false, body, record)?;
+        asked.headers.retain(|(name, _)| *name != header::STREAM);
+        let opaque = Opaque { path, content_type, model };
+        let passed_on = pass_on(self, client, &asked, &opaque, record).await;
+        drop(held);
+        passed_on
     }
 
     /// What the key may ask.

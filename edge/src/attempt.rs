@@ -3,6 +3,8 @@
 //! Only the edge retries. Nothing of a node's answer reaches the client until then, so a node that says "200" and
 //! dies costs the client nothing but time.
 
+pub(crate) mod opaque;
+
 use crate::Edge;
 use crate::answer::Stop;
 use crate::keep_alive::KeepAlive;

@@ -3,7 +3,8 @@
 //! The request's way, in reading order: [`answer`] is the table of contents · [`receive`] head and body ·
 //! [`authenticate`] who asks · [`admit`] what for · [`attempt`] to one node after the other, as `policy`
 //! chooses them · [`stream`] checks what comes back · [`relay`] hands it on, as [`responses`] where a client
-//! asks for those, and [`keep_alive`] fills the waits · [`settle`] keeps the record.
+//! asks for those, [`pass_on`] what is not understood, and [`keep_alive`] fills the waits · [`settle`] keeps the
+//! record.
 //! Beside it: [`config`] is read at start, [`intent`] keeps the [`routing_table`] and the [`tenants`] what operators
 //! want, [`probe`] watches the nodes, [`admin`] and [`metrics`] tell of it, [`refusal`] is what clients are told,
 //! [`network`] is the sockets.
@@ -19,6 +20,7 @@ mod intent;
 mod keep_alive;
 mod metrics;
 mod network;
+mod pass_on;
 mod probe;
 mod receive;
 mod refusal;

@@ -14,6 +14,8 @@ pub(crate) enum Target {
     Generate(Endpoint),
     /// A chat by the Responses API.
     Respond,
+    /// One of [`openai::opaque::PATHS`].
+    PassOn(&'static str),
     ListModels,
     ShowModel(String),
 }
@@ -40,6 +42,7 @@ fn target(method: &str, path: &str) -> Result<Target, Refusal> {
         "/v1/completions" => post(Target::Generate(Endpoint::Completions)),
         "/v1/responses" => post(Target::Respond),
         "/v1/models" => get(Target::ListModels),
+        _ if let Some(path) = openai::opaque::path(path) => post(Target::PassOn(path)),
         _ => match path.strip_prefix("/v1/models/").and_then(percent_decoded) {
             Some(model) if !model.is_empty() => get(Target::ShowModel(model)),
             _ => Err(Refusal::UnknownPath { path: path.chars().take(PATH_SHOWN_MAX).collect() }),
@@ -63,6 +66,15 @@ fn percent_decoded(text: &str) -> Option<String> {
         }
     }
     String::from_utf8(bytes).ok()
+}
+
+/// What the client says its body is: JSON, unless it says otherwise.
+pub(crate) fn content_type(client: &Client) -> Result<String, Refusal> {
+    let Some(kind) = client.header("content-type") else { return Ok("application/json".to_owned()) };
+    let kind = std::str::from_utf8(kind).ok().filter(|kind| {
+        kind.len() <= CONTENT_TYPE_BYTES_MAX && kind.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+    });
+    kind.map(str::to_owned).ok_or(Refusal::ContentType)
 }
 
 /// The whole body, in one piece: an attempt may need it again from its first byte.
@@ -111,6 +123,8 @@ pub(crate) const BODY_BYTES_MAX: usize = 32 << 20;
 const BODY_DEADLINE: Duration = Duration::from_secs(140);
 /// An announcement alone claims no more memory than this; the rest comes with the bytes.
 const FIRST_CAPACITY: usize = 1 << 20;
+/// A form's boundary is 70 at most.
+const CONTENT_TYPE_BYTES_MAX: usize = 256;
 const PATH_SHOWN_MAX: usize = 128;
 const ENCODING_SHOWN_MAX: usize = 32;
 
@@ -123,14 +137,19 @@ mod tests {
         let chat = Target::Generate(Endpoint::Chat);
         assert_eq!(target("POST", "/v1/chat/completions"), Ok(chat));
         assert_eq!(target("GET", "/v1/models/meta%2FLlama"), Ok(Target::ShowModel("meta/Llama".into())));
+        assert_eq!(target("POST", "/v1/rerank"), Ok(Target::PassOn("/v1/rerank")));
         let wrong = Err(Refusal::WrongMethod { allowed: "POST" });
-        assert_eq!(target("BREW", "/v1/chat/completions"), wrong);
+        for path in ["/v1/chat/completions", "/v1/responses", "/v1/embeddings"] {
+            assert_eq!(target("BREW", path), wrong, "{path}");
+        }
         for path in [
             "/",
             "//v1/chat/completions",
             "/v1/chat/completions/",
             "/v1/../v1/chat/completions",
             "/V1/chat/completions",
+            "/v1/responses/resp_1",
+            "/v1/images",
             "/v1/chat%2Fcompletions",
             "/v1/models/",
             "/v1/models/%zz",

@@ -25,6 +25,8 @@ pub(crate) enum Refusal {
     NoPicture { of: &'static str },
     #[error("bodies encoded as {encoding:?} are not accepted; send plain JSON")]
     Encoded { encoding: String },
+    #[error("the content-type cannot be read")]
+    ContentType,
     #[error("the body is larger than {} bytes", crate::receive::BODY_BYTES_MAX)]
     BodyTooLarge,
     #[error("the body did not arrive within {} s", .0.as_secs())]
@@ -41,6 +43,8 @@ pub(crate) enum Refusal {
     Bad(#[from] BadRequest),
     #[error("the model {model:?} does not exist, or this key may not use it")]
     UnknownModel { model: String },
+    #[error("the model {model:?} does not serve {path}")]
+    NotServed { path: &'static str, model: String },
     #[error("no region can take the request now: {0}")]
     NoRoute(#[from] NoRoute),
     /// Why is in the log: reasons name regions, which are not a client's business.
@@ -61,18 +65,21 @@ impl Refusal {
             Self::ModelNotAllowed { .. } => (403, REQUEST, "model_not_allowed"),
             Self::NoPicture { .. } => (503, SERVER, "not_ready"),
             Self::Encoded { .. } => (415, REQUEST, "unsupported_content_encoding"),
+            Self::ContentType => (415, REQUEST, "unsupported_content_type"),
             Self::BodyTooLarge => (413, REQUEST, "request_too_large"),
             Self::BodyTooSlow(_) | Self::BodyStalled => (408, REQUEST, "body_timeout"),
             Self::BodyMalformed => (400, REQUEST, "invalid_body"),
             Self::TooManyRequests | Self::TooManyBytes => (429, "requests", "rate_limit_exceeded"),
             Self::Bad(bad) => return (BadRequest::STATUS, bad.to_error()),
             Self::UnknownModel { .. } => (404, REQUEST, "model_not_found"),
+            Self::NotServed { .. } => (404, REQUEST, "unsupported_endpoint"),
             Self::NoRoute(NoRoute::Residency) => (403, REQUEST, "no_allowed_region"),
             Self::NoRoute(_) => (503, SERVER, "no_capacity"),
             Self::AttemptsFailed { .. } => (503, SERVER, "upstream_failed"),
         };
         let error = ErrorObject::new(self.to_string(), kind, code);
-        let about_model = matches!(self, Self::UnknownModel { .. } | Self::ModelNotAllowed { .. });
+        let about_model =
+            matches!(self, Self::UnknownModel { .. } | Self::ModelNotAllowed { .. } | Self::NotServed { .. });
         (status, if about_model { error.about("model") } else { error })
     }
 

@@ -124,7 +124,7 @@ async fn relay_whole(
     Ok(true)
 }
 
-fn cut_off() -> ErrorObject {
+pub(crate) fn cut_off() -> ErrorObject {
     ErrorObject::new("the answer was cut off before its end", "server_error", "stream_interrupted")
 }
 

@@ -16,6 +16,7 @@ use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
+use futures_util::StreamExt;
 use openai::Endpoint;
 use openai::models::{Model, ModelList};
 use refuse::Refusal;
@@ -61,7 +62,7 @@ fn router(served: Arc<Served>) -> Router {
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .fallback(|| async { Refusal::NoSuchPath })
+        .fallback(no_such_path)
         .method_not_allowed_fallback(|| async { Refusal::NoSuchMethod })
         .with_state(served)
 }
@@ -113,6 +114,16 @@ async fn receive(body: Body) -> Result<axum::body::Bytes, Refusal> {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(error)) => Err(Refusal::unread_body(&error)),
     }
+}
+
+/// Agents bring requests for all endpoints of the API. An answer that overtook a body would look like a crash to them,
+/// so the body comes to its end first.
+async fn no_such_path(request: Request) -> Refusal {
+    let mut body = request.into_body().into_data_stream();
+    let drain = async { while let Some(Ok(_)) = body.next().await {} };
+    // One that takes longer loses nothing but its connection.
+    let _ = tokio::time::timeout(BODY_TIME_MAX, drain).await;
+    Refusal::NoSuchPath
 }
 
 async fn models(State(served): State<Arc<Served>>) -> Response {

@@ -180,7 +180,7 @@ type Answer = Response<Either<Full<Bytes>, Relay>>;
 
 async fn answer(node: &Arc<Node>, request: Request<Incoming>) -> Answer {
     match (request.method(), request.uri().path()) {
-        (&Method::POST, CHAT | COMPLETIONS) => {
+        (&Method::POST, path) if is_served(path) => {
             let asked = match Asked::read(request.headers()) {
                 Ok(asked) => asked,
                 Err(error) => return refuse(node, &Refusal::Protocol(error)),
@@ -197,7 +197,7 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>) -> Answer {
             answer
         }
         (&Method::GET, LOAD) => Response::new(Either::Left(Full::from(loads(node)))),
-        (_, CHAT | COMPLETIONS | LOAD) => refuse(node, &Refusal::WrongMethod),
+        (_, path) if path == LOAD || is_served(path) => refuse(node, &Refusal::WrongMethod),
         _ => refuse(node, &Refusal::NoSuchPath),
     }
 }
@@ -205,6 +205,11 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>) -> Answer {
 fn refuse(node: &Node, refusal: &Refusal) -> Answer {
     node.metrics.count(refusal.outcome());
     refusal.to_answer().map(Either::Left)
+}
+
+/// Paths that travel on to an engine, which has the last word on them.
+fn is_served(path: &str) -> bool {
+    matches!(path, CHAT | COMPLETIONS) || openai::opaque::path(path).is_some()
 }
 
 /// One line for each version that has a place here.

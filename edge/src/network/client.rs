@@ -194,6 +194,26 @@ impl Client {
         self.write(body, true).await
     }
 
+    /// The head of an answer that somebody else made.
+    pub(crate) async fn begin(
+        &mut self,
+        status: u16,
+        content_type: Option<&str>,
+        length: Option<u64>,
+        request_id: &str,
+    ) -> Result<(), ClientGone> {
+        let mut head = response_head(status, &[("x-request-id", request_id)]);
+        if let Some(content_type) = content_type {
+            head.insert_header("content-type", content_type).expect("it was a header value before");
+        }
+        if let Some(length) = length {
+            head.insert_header("content-length", length.to_string()).expect("digits are a header value");
+        } else if self.session.req_header().version == http::Version::HTTP_11 {
+            head.insert_header("transfer-encoding", "chunked").expect("a header value");
+        }
+        self.write_head(head).await
+    }
+
     /// The head of a stream of events, unless it is out already.
     pub(crate) async fn begin_events(&mut self, request_id: &str) -> Result<(), ClientGone> {
         if self.has_begun() {

@@ -181,6 +181,16 @@ impl Upstream {
         }
     }
 
+    /// The next bytes of an answer that is handed on unread; `None` at its clean end.
+    pub(crate) async fn read_part(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        loop {
+            match self.session.read_response_body().await.map_err(UpstreamError::Broken)? {
+                Some(bytes) if bytes.is_empty() => {}
+                part => return Ok(part),
+            }
+        }
+    }
+
     pub(crate) fn events(&mut self) -> &mut Framer {
         &mut self.framer
     }

@@ -18,6 +18,7 @@ mod link;
 mod links;
 mod member;
 mod node;
+mod opaque;
 mod raw;
 mod refusals;
 mod responses;

@@ -42,6 +42,13 @@ pub enum Act {
     WaitAfter(usize),
     /// A head, then events of a kilobyte for as long as somebody takes them.
     Endless,
+    /// An answer of its own, part by part; cut off after them, not before [`Node::go_on`], if it `breaks`.
+    Answer {
+        status: u16,
+        content_type: &'static str,
+        parts: &'static [&'static [u8]],
+        breaks: bool,
+    },
     /// A head that tells of more prompt tokens than there can be.
     Lie,
     /// Nothing before [`Node::go_on`], then something else, as a node whose requests queue.
@@ -185,6 +192,10 @@ async fn play(stage: Arc<Stage>, request: Request<Incoming>) -> Result<Response<
             answer.body(whole("{}".to_owned())).unwrap()
         }
         Act::Refuse(status, body) => answer.status(status).body(whole(body.to_owned())).unwrap(),
+        Act::Answer { status, content_type, parts, breaks } => {
+            let answer = answer.status(status).header("content-type", content_type);
+            answer.body(parts_of(&stage, parts, breaks)).unwrap()
+        }
         streamed => {
             let prompt = PrefixHash::of_prompt(&[1, 2, 3]);
             let answer = answer
@@ -237,6 +248,21 @@ fn endless(stage: &Arc<Stage>, prompt: PrefixHash) -> Body {
         Ok(Frame::data(Bytes::from(event)))
     });
     BodyExt::boxed(StreamBody::new(tokio_stream::iter(frames)))
+}
+
+fn parts_of(stage: &Arc<Stage>, parts: &[&'static [u8]], breaks: bool) -> Body {
+    let (send, frames) = mpsc::unbounded_channel();
+    for part in parts {
+        send.send(Ok(Frame::data(Bytes::from_static(part)))).unwrap();
+    }
+    if breaks {
+        let stage = stage.clone();
+        tokio::spawn(async move {
+            stage.cue.notified().await;
+            let _ = send.send(broken());
+        });
+    }
+    BodyExt::boxed(StreamBody::new(UnboundedReceiverStream::new(frames)))
 }
 
 fn stream(stage: &Arc<Stage>, act: &Act, prompt: PrefixHash) -> Body {

@@ -41,6 +41,8 @@ impl ErrorObject {
 pub enum BadRequest {
     #[error("the body is not valid JSON: {reason}")]
     NotJson { reason: String },
+    #[error("the body is not a form as its content-type says: {reason}")]
+    NotForm { reason: &'static str },
     #[error("the body nests deeper than {} levels", crate::depth::DEPTH_MAX)]
     TooDeep,
     #[error("{param}: {reason}")]
@@ -74,6 +76,7 @@ impl BadRequest {
     pub fn to_error(&self) -> ErrorObject {
         let (code, param) = match self {
             Self::NotJson { .. } => ("invalid_json", None),
+            Self::NotForm { .. } => ("invalid_form", None),
             Self::TooDeep => ("json_too_deep", None),
             Self::WrongType { param, .. } => ("invalid_type", Some(param.as_str())),
             Self::Missing { param } => ("missing_required_parameter", Some(param.as_str())),

@@ -2,13 +2,15 @@
 //!
 //! In reading order: [`view`] what the edge reads of a request · [`request`] what an engine reads of it ·
 //! [`chunk`] streamed answers · [`answer`] whole answers, assembled from chunks · [`responses`] the Responses API over
-//! chats · [`error`] refusals · [`models`] the model list · [`sse`] events on the wire · [`depth`] how deep a JSON text nests.
+//! chats · [`opaque`] what is handed on unread, [`multipart`] forms with files · [`error`] refusals · [`models`] the model list · [`sse`] events on the wire · [`depth`] how deep a JSON text nests.
 
 pub mod answer;
 pub mod chunk;
 pub mod depth;
 pub mod error;
 pub mod models;
+pub mod multipart;
+pub mod opaque;
 pub mod request;
 pub mod responses;
 pub mod sse;
