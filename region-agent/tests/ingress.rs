@@ -186,6 +186,7 @@ struct StandIn {
 /// A request that has reached an engine.
 struct Arrival {
     from: SocketAddr,
+    path: String,
     headers: HeaderMap,
     body: Body,
     answer: oneshot::Sender<Response<Body>>,
@@ -199,7 +200,8 @@ impl StandIn {
         let handler = async move |ConnectInfo(from): ConnectInfo<SocketAddr>, request: Request<Body>| {
             let (head, body) = request.into_parts();
             let (answer, answered) = oneshot::channel();
-            let _ = arrive.send(Arrival { from, headers: head.headers, body, answer }).await;
+            let path = head.uri.path().to_owned();
+            let _ = arrive.send(Arrival { from, path, headers: head.headers, body, answer }).await;
             answered.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
         };
         let router = axum::Router::new().fallback(handler);
@@ -381,6 +383,28 @@ async fn a_request_and_its_stream_pass_through() {
     assert!(closing.sequence > load.sequence);
     assert_eq!(closing.kv_free_tokens, 77, "what the engine said is in it");
     world.until(|load| load.running == 0).await;
+}
+
+#[tokio::test]
+async fn what_is_no_text_passes_through_unread() {
+    let world = World::new().await;
+    let mut engine = world.attach_stand_in(0, 1).await;
+    let edge = world.edge().await;
+    let mut form = request("--b\r\n\0");
+    *form.uri_mut() = "http://n1/v1/audio/translations".parse().unwrap();
+    form.headers_mut().insert("content-type", "multipart/form-data; boundary=b".parse().unwrap());
+    let answer = tokio::spawn(async move { edge.ask(form).await });
+    let mut arrival = engine.next().await;
+    assert_eq!(arrival.text().await, "--b\r\n\0");
+    assert_eq!(arrival.path, "/v1/audio/translations");
+    assert_eq!(arrival.headers["content-type"], "multipart/form-data; boundary=b");
+    arrival.answer(([("content-type", "audio/mpeg")], &b"\xff\xfb\0"[..]).into_response());
+    let answer = within(answer).await.unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["content-type"]),
+        (200, &"audio/mpeg".parse().unwrap())
+    );
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), &b"\xff\xfb\0"[..]);
 }
 
 #[tokio::test]

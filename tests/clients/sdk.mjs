@@ -111,6 +111,71 @@ CASES.legacy_completions_answer_too = async () => {
   assert.equal(chunks.map((chunk) => chunk.choices[0].text).join(""), answer.choices[0].text);
 };
 
+CASES.response_says_what_a_chat_says = async () => {
+  const chat = await ask(WORLD.chat("What is Rhumb?"));
+  const asked = { model: WORLD.model, input: "What is Rhumb?", temperature: 0, metadata: { a: "b" } };
+  const answer = await client().responses.create({ ...asked, store: false });
+  assert.match(answer.id, /^resp_[0-9a-f]{32}$/);
+  assert.match(answer._request_id, /^[0-9a-f]{32}$/);
+  assert.deepEqual([answer.output_text, answer.status], [chat.choices[0].message.content, "completed"]);
+  assert.deepEqual([answer.object, answer.model, answer.metadata], ["response", WORLD.model, { a: "b" }]);
+  const { prompt_tokens, completion_tokens } = chat.usage;
+  assert.deepEqual([answer.usage.input_tokens, answer.usage.output_tokens], [prompt_tokens, completion_tokens]);
+  const input = [
+    { role: "user", content: [{ type: "input_text", text: "What is Rhumb?" }] },
+    ...answer.output,
+    { role: "user", content: "What is a region?" },
+  ];
+  const longer = await client().responses.create({ ...asked, input });
+  assert.ok(longer.usage.input_tokens > answer.usage.input_tokens);
+};
+
+CASES.response_streams_by_its_own_events = async () => {
+  const text = await textOfWhole("What is Rhumb?");
+  const asked = { model: WORLD.model, input: "What is Rhumb?", temperature: 0 };
+  const events = await all(client().responses.create({ ...asked, stream: true }));
+  assert.deepEqual(events.map((event) => event.sequence_number), [...events.keys()]);
+  const begin = ["created", "in_progress", "output_item.added", "content_part.added"];
+  assert.deepEqual(events.slice(0, 4).map((event) => event.type), begin.map((kind) => `response.${kind}`));
+  const deltas = events.filter((event) => event.type === "response.output_text.delta");
+  assert.equal(deltas.map((event) => event.delta).join(""), text);
+  assert.equal(events.at(-1).type, "response.completed");
+  assert.equal(events.at(-1).response.output[0].content[0].text, text);
+  assert.ok(events.at(-1).response.usage.output_tokens > 0);
+  // What the SDK puts together by itself must be what was sent.
+  assert.equal((await client().responses.stream(asked).finalResponse()).output_text, text);
+  const cut = await client().responses.create({ ...asked, instructions: "Be brief.", max_output_tokens: 5 });
+  assert.deepEqual([cut.status, cut.incomplete_details.reason], ["incomplete", "max_output_tokens"]);
+  assert.equal(cut.usage.output_tokens, 5);
+};
+
+CASES.response_that_needs_what_is_not_here_is_refused_by_name = async () => {
+  const asked = { model: WORLD.model, input: "Hello" };
+  const tool = { type: "function", name: "f", parameters: { type: "object" }, strict: true };
+  for (const [more, param] of [
+    [{ previous_response_id: "resp_1" }, "previous_response_id"],
+    [{ background: true }, "background"],
+    [{ tools: [{ type: "web_search" }] }, "tools[0].type"],
+    // Which no model of this engine knows: the chat's own refusal.
+    [{ tools: [tool] }, "tools"],
+  ]) {
+    const error = await rejects(OpenAI.BadRequestError, client().responses.create({ ...asked, ...more }));
+    assert.deepEqual([error.code, error.param], ["unsupported_parameter", param]);
+  }
+};
+
+CASES.endpoint_that_a_model_lacks_is_not_found = async () => {
+  const file = new File([new Uint8Array(300_000)], "a.wav");
+  for (const asks of [
+    () => client().embeddings.create({ model: WORLD.model, input: "Hello" }),
+    () => client().audio.transcriptions.create({ model: WORLD.model, file }),
+  ]) {
+    const error = await rejects(OpenAI.NotFoundError, asks());
+    assert.deepEqual([error.code, error.param], ["unsupported_endpoint", "model"]);
+    assert.ok(error.message.includes(WORLD.model), error.message);
+  }
+};
+
 CASES.stream_joins_to_the_whole_answer = async () => {
   const chunks = await all(ask(WORLD.chat("What is a region?", { stream: true })));
   const text = chunks.map((chunk) => chunk.choices[0].delta.content ?? "").join("");

@@ -109,6 +109,69 @@ def legacy_completions_answer_too():
 
 
 @case
+def response_says_what_a_chat_says():
+    chat = whole("What is Rhumb?")
+    ask = dict(model=WORLD.model, input="What is Rhumb?", temperature=0, metadata={"a": "b"})
+    answer = client().responses.create(**ask, store=False)
+    assert re.fullmatch("resp_[0-9a-f]{32}", answer.id), answer.id
+    assert re.fullmatch("[0-9a-f]{32}", answer._request_id), answer._request_id
+    equal((answer.output_text, answer.status), (chat.choices[0].message.content, "completed"))
+    equal((answer.object, answer.model, answer.metadata), ("response", WORLD.model, {"a": "b"}))
+    equal((answer.usage.input_tokens, answer.usage.output_tokens), (chat.usage.prompt_tokens, chat.usage.completion_tokens))
+    conversation = [
+        {"role": "user", "content": [{"type": "input_text", "text": "What is Rhumb?"}]},
+        *(item.model_dump(exclude_none=True) for item in answer.output),
+        {"role": "user", "content": "What is a region?"},
+    ]
+    assert client().responses.create(**ask | {"input": conversation}).usage.input_tokens > answer.usage.input_tokens
+
+
+@case
+def response_streams_by_its_own_events():
+    text = whole("What is Rhumb?").choices[0].message.content
+    ask = dict(model=WORLD.model, input="What is Rhumb?", temperature=0)
+    events = list(client().responses.create(**ask, stream=True))
+    equal([event.sequence_number for event in events], list(range(len(events))))
+    equal([event.type for event in events[:4]], [f"response.{kind}" for kind in ["created", "in_progress", "output_item.added", "content_part.added"]])
+    equal("".join(event.delta for event in events if event.type == "response.output_text.delta"), text)
+    equal((events[-1].type, events[-1].response.output_text), ("response.completed", text))
+    assert events[-1].response.usage.output_tokens > 0
+    # What the SDK puts together by itself must be what was sent.
+    with client().responses.stream(**ask, instructions="Be brief.", max_output_tokens=5) as stream:
+        kinds = [event.type for event in stream]
+    equal(kinds[-1], "response.incomplete")
+    cut = client().responses.create(**ask, instructions="Be brief.", max_output_tokens=5)
+    equal((cut.status, cut.incomplete_details.reason), ("incomplete", "max_output_tokens"))
+    equal(cut.usage.output_tokens, 5)
+
+
+@case
+def response_that_needs_what_is_not_here_is_refused_by_name():
+    ask = dict(model=WORLD.model, input="Hello")
+    tool = {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": True}
+    for more, param in [
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"background": True}, "background"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        # Which no model of this engine knows: the chat's own refusal.
+        ({"tools": [tool]}, "tools"),
+    ]:
+        error = raises(openai.BadRequestError, lambda: client().responses.create(**ask, **more))
+        equal((error.code, error.param), ("unsupported_parameter", param))
+
+
+@case
+def endpoint_that_a_model_lacks_is_not_found():
+    for ask in [
+        lambda: client().embeddings.create(model=WORLD.model, input="Hello"),
+        lambda: client().audio.transcriptions.create(model=WORLD.model, file=("a.wav", bytes(300_000))),
+    ]:
+        error = raises(openai.NotFoundError, ask)
+        equal((error.code, error.param), ("unsupported_endpoint", "model"))
+        assert WORLD.model in error.message, error.message
+
+
+@case
 def stream_joins_to_the_whole_answer():
     chunks = list(client().chat.completions.create(**WORLD.chat("What is a region?"), stream=True))
     equal(text_of(chunks), whole("What is a region?").choices[0].message.content)

@@ -339,6 +339,9 @@ async fn mistakes_are_named_the_openai_way() {
     let huge = "x".repeat(34_000_000);
     assert_eq!(error(CHAT, asking(&huge, json!({}))).await, (413, "request_too_large".to_owned()));
     assert_eq!(engine.get("/v1/nothing").await.status, 404);
+    // The rest of a body must not meet a closed connection: an agent would take that for a crash.
+    let long = engine.post("/v1/embeddings", json!({"input": "x".repeat(8 << 20)})).await;
+    assert_eq!((long.status, long.header("connection")), (404, ""));
     assert_eq!(engine.get(CHAT).await.status, 405);
     for (name, value) in
         [("rhumb-protocol", "2"), ("rhumb-stream", "plain"), ("rhumb-seed", "x"), ("rhumb-request-id", "1")]
