@@ -322,6 +322,8 @@ impl ResponseStream {
     /// Ends the response loudly: by its own last event, and by an error that SDKs raise as they do in a chat.
     fn fail(&mut self, error: &ErrorObject, out: &mut Vec<u8>) {
         self.ended = true;
+        let open = self.message.take().into_iter().chain(std::mem::take(&mut self.calls).into_values());
+        open.for_each(|output_index| self.items[output_index].end("incomplete"));
         if self.head.is_some() {
             // One of the few codes that the API has for a response; the event after it says more.
             let failed = Failed { code: "server_error", message: &error.message };
@@ -821,6 +823,7 @@ mod tests {
             ),
             "{told}"
         );
+        assert!(told.contains(r#""id":"msg_0f_0","status":"incomplete""#), "{told}");
         let error = r#"data: {"type":"error","sequence_number":6,"code":"stream_interrupted","message":"cut off","param":null,"error":{"message":"cut off","type":"server_error","param":null,"code":"stream_interrupted"}}"#;
         assert!(told.trim_end().ends_with(error), "{told}");
 
