@@ -147,7 +147,7 @@ impl Edge {
         record: &mut Record<'_>,
     ) -> Result<(), Stop> {
         let content_type = receive::content_type(client)?;
-        let (body, held) = receive::body(client, BodyBytes::none(known.entry.clone())).await?;
+        let (body, held) = receive::body(client, BodyBytes::none(known.entry.clone())?).await?;
         let model = opaque::model(&content_type, &body)?.into_owned();
         // Its chunks are never looked at, so it is no matter whose they would be.
         let mut asked = self.admit(known, Endpoint::Chat, &model, false, body, record)?;
