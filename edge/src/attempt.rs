@@ -10,12 +10,14 @@ use crate::answer::Stop;
 use crate::keep_alive::KeepAlive;
 use crate::network::client::Client;
 use crate::network::upstream::{Upstream, UpstreamError};
+use crate::plain_stream::{Counted, Head, retry_after};
 use crate::refusal::Refusal;
-use crate::stream::{Form, Stream, StreamError};
+use crate::stream::{Form, Progress, Stream, StreamError};
 use bytes::Bytes;
 use openai::{Assembler, Endpoint};
 use policy::{Ask, Node, Outcome, Permit, route};
 use std::time::{Duration, Instant};
+use types::intent::NodeKind;
 use types::{Failure, LoadFrame, ModelVersion, NodeKey, RegionName, ReplicaId, StreamPosition, header};
 
 /// A request that was let in.
@@ -196,13 +198,18 @@ impl<'a> Attempts<'a> {
         let body = self.asked.body.clone();
         let sent = self.edge.upstreams.send(&turn.entry, "POST", path, &headers, body, left).await?;
         self.edge.hear_load(&turn.node, self.asked.version, load_of(&sent));
-        let (sent, start, prompt_tokens) = self.judge(turn, sent).await?;
-        let form = match self.asked.stream {
-            true => Form::Events(Vec::new()),
-            false => Form::Whole(Assembler::new(self.asked.endpoint)),
+        let (sent, progress) = match &turn.entry.kind {
+            NodeKind::Agent(_) => self.judge(turn, sent).await?,
+            NodeKind::OpenAi(_) => (judge_plain(sent).await?, self.counted()),
+        };
+        let form = match (self.asked.stream, &progress) {
+            (true, _) => Form::Events(Vec::new()),
+            (false, Progress::Proven { .. }) => Form::Whole(Assembler::new(self.asked.endpoint)),
+            // Nobody but an agent reads the header that asks for a stream, and no body is edited.
+            (false, Progress::Counted(_)) => Form::Json(Vec::new()),
         };
         let replica = sent.header(header::REPLICA).and_then(|replica| replica.parse().ok());
-        let mut stream = Stream::new(sent, start, prompt_tokens, form);
+        let mut stream = Stream::new(sent, progress, form);
         let left = self.deadline.saturating_duration_since(Instant::now());
         match stream.advance(left).await {
             Ok(()) => Ok((stream, replica)),
@@ -210,12 +217,12 @@ impl<'a> Attempts<'a> {
         }
     }
 
+    fn counted(&self) -> Progress {
+        Progress::Counted(Counted::new(self.asked.body.len()))
+    }
+
     /// Reads the head: a stream of the internal protocol, the engine's refusal, or the node's failure.
-    async fn judge(
-        &self,
-        turn: &Turn<'_>,
-        mut sent: Upstream,
-    ) -> Result<(Upstream, StreamPosition, u64), Failed> {
+    async fn judge(&self, turn: &Turn<'_>, mut sent: Upstream) -> Result<(Upstream, Progress), Failed> {
         let status = sent.status();
         let replica = sent.header(header::REPLICA).and_then(|replica| replica.parse().ok());
         if let Some(said) = sent.header(header::FAILURE) {
@@ -237,15 +244,15 @@ impl<'a> Attempts<'a> {
             }));
         }
         if (400..500).contains(&status) {
-            let body = sent.read_all(REFUSAL_BYTES_MAX, REFUSAL_DEADLINE).await?;
-            let body = body.ok_or_else(|| Failed::node("the refusal is too long to pass on", true))?;
-            return Err(Failed::Request { status, body });
+            return Err(refusal(status, &mut sent).await?);
         }
         let hash = sent.header(header::PREFIX_HASH).and_then(|hash| hash.parse().ok());
         let prompt_tokens = sent.header(header::PROMPT_TOKENS).and_then(|tokens| tokens.parse().ok());
         let prompt_tokens = prompt_tokens.filter(|tokens| *tokens <= PROMPT_TOKENS_MAX);
         match (status, hash, prompt_tokens) {
-            (200, Some(hash), Some(prompt_tokens)) => Ok((sent, StreamPosition::start(hash), prompt_tokens)),
+            (200, Some(hash), Some(prompt_tokens)) => {
+                Ok((sent, Progress::Proven { position: StreamPosition::start(hash), prompt_tokens }))
+            }
             _ => Err(Failed::Node(NodeFailed {
                 reason: format!("{} answered {status} without the internal headers", turn.node.region),
                 worked_on: true,
@@ -255,6 +262,29 @@ impl<'a> Attempts<'a> {
             })),
         }
     }
+}
+
+/// Reads the head of a server without an agent.
+async fn judge_plain(mut sent: Upstream) -> Result<Upstream, Failed> {
+    let status = sent.status();
+    match Head::of(status) {
+        Head::Answer => Ok(sent),
+        Head::Refusal => Err(refusal(status, &mut sent).await?),
+        Head::NoRoom => Err(Failed::Node(NodeFailed {
+            reason: format!("the server answered {status}"),
+            worked_on: true,
+            replica: None,
+            outcome: Outcome::Unknown,
+            retry_after: retry_after(sent.header("retry-after"), sent.header("retry-after-ms")),
+        })),
+        Head::Fault => Err(Failed::node(&format!("the server answered {status}"), true)),
+    }
+}
+
+async fn refusal(status: u16, sent: &mut Upstream) -> Result<Failed, Failed> {
+    let body = sent.read_all(REFUSAL_BYTES_MAX, REFUSAL_DEADLINE).await?;
+    let body = body.ok_or_else(|| Failed::node("the refusal is too long to pass on", true))?;
+    Ok(Failed::Request { status, body })
 }
 
 impl NodeFailed {

@@ -2,7 +2,8 @@
 //!
 //! The request's way, in reading order: [`answer`] is the table of contents · [`receive`] head and body ·
 //! [`authenticate`] who asks · [`admit`] what for · [`attempt`] to one node after the other, as `policy`
-//! chooses them · [`stream`] checks what comes back · [`relay`] hands it on, as [`responses`] where a client
+//! chooses them · [`stream`] checks what comes back, [`plain_stream`] where no agent
+//! answers · [`relay`] hands it on, as [`responses`] where a client
 //! asks for those, [`pass_on`] what is not understood, and [`keep_alive`] fills the waits · [`settle`] keeps the
 //! record.
 //! Beside it: [`config`] is read at start, [`intent`] keeps the [`routing_table`] and the [`tenants`] what operators
@@ -21,6 +22,7 @@ mod keep_alive;
 mod metrics;
 mod network;
 mod pass_on;
+mod plain_stream;
 mod probe;
 mod receive;
 mod refusal;

@@ -4,7 +4,8 @@
 //! them · [`proxy_header`] whom a balancer speaks for · [`handover`] gives the listening sockets to a new edge ·
 //! [`http1`] and [`http2`] find requests on a connection, [`head`] refuses what is none · [`client`] one request and its
 //! answer ·
-//! [`upstream`] one request to a node and its stream · [`credential`] what nodes are shown · [`tls`] what HTTPS
+//! [`upstream`] one request to a node and its stream · [`plain`] and [`plain_body`] the same to a server without an
+//! agent · [`credential`] what nodes are shown · [`tls`] what HTTPS
 //! clients see.
 //!
 //! Pingora's sessions do the protocols; the loops around them are ours, because pingora's own service has no
@@ -17,6 +18,8 @@ mod head;
 mod http1;
 mod http2;
 pub(crate) mod listen;
+mod plain;
+mod plain_body;
 mod proxy_header;
 mod slots;
 mod socket;

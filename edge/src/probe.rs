@@ -3,17 +3,16 @@
 use crate::Edge;
 use policy::{Health, Node, NodeHealth};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
-use types::{LoadFrame, ModelVersion, NodeKey};
+use types::intent::{NodeKind, OpenAiServer};
+use types::{LoadFrame, LoadState, ModelVersion, NodeKey};
 
 /// One node being probed; dropping it ends that.
 struct Probe {
-    ingress: SocketAddr,
-    server_name: String,
+    kind: NodeKind,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -33,15 +32,10 @@ pub(crate) async fn probe_all(edge: Arc<Edge>) {
 
 /// Probes of nodes that stay where they are go on undisturbed.
 fn follow(edge: &Arc<Edge>, probes: &mut BTreeMap<NodeKey, Probe>, nodes: &BTreeMap<NodeKey, Node>) {
-    probes.retain(|key, probe| {
-        nodes
-            .get(key)
-            .is_some_and(|node| node.ingress == probe.ingress && node.server_name == probe.server_name)
-    });
+    probes.retain(|key, probe| nodes.get(key).is_some_and(|node| node.kind == probe.kind));
     for (key, node) in nodes {
         probes.entry(key.clone()).or_insert_with(|| Probe {
-            ingress: node.ingress,
-            server_name: node.server_name.clone(),
+            kind: node.kind.clone(),
             _task: AbortOnDropHandle::new(tokio::spawn(probe(edge.clone(), key.clone(), node.clone()))),
         });
     }
@@ -110,6 +104,32 @@ fn patience(took: Duration) -> Duration {
 
 /// `None` = no answer, or none that can be read.
 async fn load(edge: &Edge, node: &Node) -> Option<Frames> {
+    match &node.kind {
+        NodeKind::Agent(_) => agent_load(edge, node).await,
+        NodeKind::OpenAi(server) => server_load(edge, node, server).await,
+    }
+}
+
+/// A server without an agent tells no load, but whether it answers at all, and how soon. What it serves, operators
+/// say; so many requests it takes from this edge.
+async fn server_load(edge: &Edge, node: &Node, server: &OpenAiServer) -> Option<Frames> {
+    let sent = edge.upstreams.send(node, "GET", "/v1/models", &[], bytes::Bytes::new(), ANSWER_MAX);
+    let mut answer = sent.await.ok()?;
+    // Some have no list of models; whoever says so is alive.
+    let is_well = matches!(answer.status(), 200..300 | 404 | 405 | 429);
+    let body = answer.read_all(MODELS_BYTES_MAX, ANSWER_MAX).await.ok()?;
+    if body.is_some() {
+        edge.upstreams.release(answer).await;
+    }
+    let table = edge.routing_table.load_full().filter(|_| is_well)?;
+    let frame =
+        LoadFrame { state: LoadState::Serving, replicas: 1, slots: server.slots, ..LoadFrame::default() };
+    let models = server.models.iter().filter_map(|name| table.models.get(name));
+    let versions = models.flat_map(|model| [Some(model.version), model.former]);
+    Some(versions.flatten().map(|version| (version, frame)).collect())
+}
+
+async fn agent_load(edge: &Edge, node: &Node) -> Option<Frames> {
     let headers = [(types::header::PROTOCOL, types::header::PROTOCOL_VERSION)];
     let sent = edge.upstreams.send(node, "GET", "/rhumb/v1/load", &headers, bytes::Bytes::new(), ANSWER_MAX);
     let mut answer = sent.await.ok()?;
@@ -140,3 +160,5 @@ const PATIENCE_MAX: Duration = Duration::from_secs(2);
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Some two hundred model versions on one node.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// The list of an aggregator's models with all their prices; a longer one is not read to its end.
+const MODELS_BYTES_MAX: usize = 4 << 20;

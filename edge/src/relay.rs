@@ -52,6 +52,7 @@ async fn relay_events(
             write_event(&mut events, None, DONE);
             sent = client.write(events.into(), true).await;
             if sent.is_ok() {
+                record.counted(stream.prompt_tokens());
                 record.delivered(tokens, Ended::Complete);
                 let load = stream.last_load();
                 turn.served(stream.into_parts().0, load).await;
@@ -110,14 +111,19 @@ async fn relay_whole(
     let usage = Usage::new(stream.prompt_tokens(), tokens);
     let load = stream.last_load();
     let (upstream, form) = stream.into_parts();
-    let Form::Whole(assembler) = form else { unreachable!("a stream is relayed by events") };
-    let json = match assembler.finish(usage) {
+    let json = match form {
+        Form::Whole(assembler) => assembler.finish(usage).map(String::into_bytes),
+        Form::Json(json) => Ok(json),
+        Form::Events(_) => unreachable!("a stream is relayed by events"),
+    };
+    let json = match json {
         Ok(json) => json,
         Err(error) => {
             attempts.failed(turn, NodeFailed::broken(&error.into(), replica))?;
             return Ok(false);
         }
     };
+    record.counted(usage.prompt_tokens);
     turn.served(upstream, load).await;
     client.answer_json(200, record.request_id(), json.into()).await?;
     record.delivered(tokens, Ended::Complete);

@@ -2,8 +2,8 @@
 
 use policy::{Model, Node, Region, RoutingTable};
 use std::collections::{BTreeMap, BTreeSet};
-use types::RegionName;
-use types::intent::{Deployment, Drain, DrainScope, Kind, Resource, ResourceId, Stored};
+use types::intent::{Deployment, Drain, DrainScope, Kind, NodeKind, Resource, ResourceId, Stored};
+use types::{ModelName, ModelVersion, RegionName};
 
 /// What the table is made of.
 pub(crate) const KINDS: [Kind; 7] =
@@ -40,12 +40,7 @@ impl<'a> Making<'a> {
                 self.table.regions.insert(region.name.clone(), row);
             }
             Resource::Node(node) => {
-                let row = Node {
-                    zone: node.zone.clone(),
-                    ingress: node.ingress,
-                    server_name: node.server_name.clone(),
-                    drained: false,
-                };
+                let row = Node { zone: node.zone.clone(), kind: node.kind.clone(), drained: false };
                 self.table.nodes.insert(node.key.clone(), row);
             }
             Resource::Zone(_) => drop(self.zones.insert(stored.resource.id())),
@@ -86,6 +81,11 @@ impl<'a> Making<'a> {
             }
         }
         let mut others = Vec::new();
+        let deployed: BTreeMap<ModelName, ModelVersion> = self
+            .deployments
+            .iter()
+            .map(|deployment| (deployment.model.clone(), deployment.version))
+            .collect();
         for deployment in self.deployments {
             let by = ResourceId::Deployment(deployment.model.clone());
             let model = ResourceId::Model(deployment.model.clone());
@@ -107,6 +107,21 @@ impl<'a> Making<'a> {
                 self.table.models.insert(deployment.model.clone(), row);
             }
         }
+        for (key, node) in &self.table.nodes {
+            let NodeKind::OpenAi(server) = &node.kind else { continue };
+            for name in &server.models {
+                let Some(stored) = self.models.get(&ResourceId::Model(name.clone())) else {
+                    missing(ResourceId::Node(key.clone()), ResourceId::Model(name.clone()));
+                    continue;
+                };
+                // Where agents run the model, the server stands beside them, for the same version.
+                self.table.models.entry(name.clone()).or_insert_with(|| Model {
+                    version: deployed.get(name).copied().unwrap_or_else(|| ModelVersion::of_servers(name)),
+                    former: None,
+                    created: stored.created_unix_ms,
+                });
+            }
+        }
         problems.extend(others);
         (self.table, problems)
     }
@@ -116,7 +131,7 @@ impl<'a> Making<'a> {
 mod tests {
     use super::*;
     use types::intent::{self, EngineSettings, Placement, Revision, Version, Zone};
-    use types::{ModelVersion, NodeKey, UnixMs};
+    use types::{NodeKey, UnixMs};
 
     fn region(name: &str) -> Resource {
         Resource::Region(intent::Region {
@@ -134,8 +149,23 @@ mod tests {
         Resource::Node(intent::Node {
             key: key.parse().unwrap(),
             zone: "a".parse().unwrap(),
-            ingress: ([127, 0, 0, 1], 7443).into(),
-            server_name: "n1.region-agent.us-east.rhumb.internal".to_owned(),
+            kind: NodeKind::Agent(intent::Agent {
+                ingress: ([127, 0, 0, 1], 7443).into(),
+                server_name: "n1.region-agent.us-east.rhumb.internal".to_owned(),
+            }),
+        })
+    }
+
+    fn server(key: &str, models: &[&str]) -> Resource {
+        Resource::Node(intent::Node {
+            key: key.parse().unwrap(),
+            zone: "a".parse().unwrap(),
+            kind: NodeKind::OpenAi(intent::OpenAiServer {
+                base_url: "http://vllm:8000/v1".parse().unwrap(),
+                models: models.iter().map(|model| model.parse().unwrap()).collect(),
+                slots: 8,
+                secret: None,
+            }),
         })
     }
 
@@ -205,8 +235,29 @@ mod tests {
     }
 
     #[test]
+    fn a_server_without_an_agent_serves_names_whatever_is_deployed() {
+        let table = made(vec![
+            server("us-east/vllm", &["placed", "nowhere", "undeployed"]),
+            deployment("placed", 1, 2),
+            deployment("nowhere", 2, 0),
+            version_of(1, "placed"),
+            version_of(2, "nowhere"),
+            model("placed"),
+            model("nowhere"),
+            model("undeployed"),
+            zone("us-east"),
+            region("us-east"),
+        ])
+        .unwrap();
+        let versions: Vec<ModelVersion> = table.models.values().map(|model| model.version).collect();
+        let undeployed = ModelVersion::of_servers(&"undeployed".parse().unwrap());
+        assert_eq!(versions, [version(2), version(1), undeployed]);
+    }
+
+    #[test]
     fn every_contradiction_is_named() {
         let problems = made(vec![
+            server("eu-west/vllm", &["unheard-of"]),
             region("eu-west"),
             node("ap-south/n1"),
             drain("mars"),
@@ -223,6 +274,7 @@ mod tests {
             "drain/mars names region/mars",
             "drain/eu-west/n9 names node/eu-west/n9",
             "deployment/two names model/two",
+            "node/eu-west/vllm names model/unheard-of",
             "which is one of one",
             "deployment/one names version/",
             "region us-east, where this edge stands",

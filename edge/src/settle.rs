@@ -84,6 +84,11 @@ impl<'a> Record<'a> {
         self.prompt_tokens = prompt_tokens;
     }
 
+    /// What the prompt has cost, as far as it is known at the end.
+    pub(crate) fn counted(&mut self, prompt_tokens: u64) {
+        self.prompt_tokens = prompt_tokens;
+    }
+
     /// The client has the head of an answer that may never come.
     pub(crate) fn kept_alive(&mut self) {
         self.status = Some(200);

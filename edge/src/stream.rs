@@ -1,7 +1,8 @@
 //! The annotated stream of one attempt: every event is checked against the chain, stripped of what is
-//! internal, and made into what the client wants.
+//! internal, and made into what the client wants. A server without an agent gives a plain one, or a whole answer.
 
 use crate::network::upstream::{Upstream, UpstreamError};
+use crate::plain_stream::Counted;
 use openai::sse::{self, DONE, Event};
 use openai::{Assembler, BrokenAnswer};
 use std::time::Duration;
@@ -10,11 +11,18 @@ use types::{EventId, LoadFrame, StreamBroken, StreamPosition};
 
 pub(crate) struct Stream {
     upstream: Upstream,
-    position: StreamPosition,
-    prompt_tokens: u64,
+    progress: Progress,
     form: Form,
     is_done: bool,
     last_load: Option<LoadFrame>,
+}
+
+/// How far an answer has come.
+pub(crate) enum Progress {
+    /// By the ids of its events.
+    Proven { position: StreamPosition, prompt_tokens: u64 },
+    /// By what can be counted.
+    Counted(Counted),
 }
 
 /// What becomes of the events.
@@ -23,6 +31,8 @@ pub(crate) enum Form {
     Events(Vec<u8>),
     /// One whole answer.
     Whole(Assembler),
+    /// One whole answer that came as such.
+    Json(Vec<u8>),
 }
 
 /// Why a stream that had begun cannot go on.
@@ -38,17 +48,24 @@ pub(crate) enum StreamError {
     GaveUp,
     #[error("the chunks make no answer")]
     Answer(#[from] BrokenAnswer),
+    #[error("the answer is not one of this API")]
+    NoChunk,
+    #[error("the answer is longer than {JSON_BYTES_MAX} bytes")]
+    TooLong,
 }
 
 impl Stream {
-    pub(crate) fn new(upstream: Upstream, start: StreamPosition, prompt_tokens: u64, form: Form) -> Self {
-        Self { upstream, position: start, prompt_tokens, form, is_done: false, last_load: None }
+    pub(crate) fn new(upstream: Upstream, progress: Progress, form: Form) -> Self {
+        Self { upstream, progress, form, is_done: false, last_load: None }
     }
 
     /// Waits until at least one more event was taken up, or the stream is complete. Comments are no events:
     /// they do not prolong the wait.
     pub(crate) async fn advance(&mut self, stall: Duration) -> Result<(), StreamError> {
         let advanced = async {
+            if let Form::Json(_) = self.form {
+                return self.take_up_json().await;
+            }
             while !self.take_up_events()? {
                 if !self.upstream.read_events().await? {
                     return Err(UpstreamError::EndedEarly.into());
@@ -59,18 +76,24 @@ impl Stream {
         tokio::time::timeout(stall, advanced).await.unwrap_or(Err(UpstreamError::Stalled(stall).into()))
     }
 
-    /// True once `[DONE]` was seen: only then is the stream complete.
+    /// True once `[DONE]` was seen, or the end of a whole answer: only then is it complete.
     pub(crate) fn is_done(&self) -> bool {
         self.is_done
     }
 
     /// Completion tokens taken up so far.
     pub(crate) fn completion_tokens(&self) -> u64 {
-        self.position.position()
+        match &self.progress {
+            Progress::Proven { position, .. } => position.position(),
+            Progress::Counted(counted) => counted.completion_tokens(),
+        }
     }
 
     pub(crate) fn prompt_tokens(&self) -> u64 {
-        self.prompt_tokens
+        match &self.progress {
+            Progress::Proven { prompt_tokens, .. } => *prompt_tokens,
+            Progress::Counted(counted) => counted.prompt_tokens(),
+        }
     }
 
     /// The load that the node reported last.
@@ -82,7 +105,7 @@ impl Stream {
     pub(crate) fn take_events(&mut self) -> Vec<u8> {
         match &mut self.form {
             Form::Events(events) => std::mem::take(events),
-            Form::Whole(_) => Vec::new(),
+            Form::Whole(_) | Form::Json(_) => Vec::new(),
         }
     }
 
@@ -94,32 +117,55 @@ impl Stream {
         let mut advanced = false;
         while !self.is_done {
             let Some(event) = self.upstream.events().next_event() else { break };
-            advanced |= event.data.is_some();
             let Event { id, data, comment } = event;
             if let Some(frame) = comment.and_then(load_of_comment) {
                 self.last_load = Some(frame);
             }
             let Some(data) = data else { continue };
             if data == DONE {
+                advanced = true;
                 self.is_done = true;
                 break;
             }
-            let Some(id) = id else {
-                let is_error = data.starts_with(b"{\"error\"");
-                return Err(if is_error { StreamError::GaveUp } else { StreamError::NoId });
+            advanced |= match &mut self.progress {
+                Progress::Proven { position, .. } => prove(position, id, data)?,
+                Progress::Counted(counted) => counted.chunk(data)?,
             };
-            let id: EventId =
-                std::str::from_utf8(id).map_err(|_| StreamBroken::Malformed).and_then(str::parse)?;
-            self.position.accept(&id)?;
             match &mut self.form {
                 Form::Events(events) => sse::write_event(events, None, data),
                 Form::Whole(answer) => answer.add(data)?,
+                Form::Json(_) => {}
             }
         }
         Ok(advanced)
     }
+
+    async fn take_up_json(&mut self) -> Result<(), StreamError> {
+        let (Form::Json(json), Progress::Counted(counted)) = (&mut self.form, &mut self.progress) else {
+            return Ok(());
+        };
+        if self.upstream.read_more(json).await? {
+            return if json.len() <= JSON_BYTES_MAX { Ok(()) } else { Err(StreamError::TooLong) };
+        }
+        counted.whole(json)?;
+        self.is_done = true;
+        Ok(())
+    }
+}
+
+fn prove(position: &mut StreamPosition, id: Option<&[u8]>, data: &[u8]) -> Result<bool, StreamError> {
+    let Some(id) = id else {
+        let is_error = data.starts_with(b"{\"error\"");
+        return Err(if is_error { StreamError::GaveUp } else { StreamError::NoId });
+    };
+    let id: EventId = std::str::from_utf8(id).map_err(|_| StreamBroken::Malformed).and_then(str::parse)?;
+    position.accept(&id)?;
+    Ok(true)
 }
 
 fn load_of_comment(comment: &[u8]) -> Option<LoadFrame> {
     std::str::from_utf8(comment).ok()?.strip_prefix(LOAD_COMMENT)?.parse().ok()
 }
+
+/// A million tokens with their log probabilities; only a broken server goes on for longer.
+const JSON_BYTES_MAX: usize = 64 << 20;

@@ -3,8 +3,8 @@
 use crate::bad::{BadMessage, parse, parse_all, required};
 use crate::v1;
 use types::intent::{
-    Deployment, Drain, EngineSettings, Key, Model, Node, NodeKey, Placement, Policy, Region, Resource,
-    Resume, Revision, Stored, Tenant, Version, Zone,
+    Agent, Deployment, Drain, EngineSettings, Key, Model, Node, NodeKey, NodeKind, OpenAiServer, Placement,
+    Policy, Region, Resource, Resume, Revision, Stored, Tenant, Version, Zone,
 };
 use types::{KeyHash, Priority, UnixMs};
 
@@ -20,13 +20,7 @@ impl From<&Resource> for v1::Resource {
             Resource::Zone(zone) => {
                 Wire::Zone(v1::Zone { region: zone.region.to_string(), name: zone.name.to_string() })
             }
-            Resource::Node(node) => Wire::Node(v1::Node {
-                region: node.key.region.to_string(),
-                name: node.key.node.to_string(),
-                zone: node.zone.to_string(),
-                ingress: node.ingress.to_string(),
-                server_name: node.server_name.clone(),
-            }),
+            Resource::Node(node) => Wire::Node(self::node(node)),
             Resource::Policy(policy) => Wire::Policy(v1::Policy {
                 name: policy.name.to_string(),
                 regions: policy.regions.as_deref().map(names),
@@ -108,8 +102,15 @@ impl TryFrom<v1::Resource> for Resource {
             Wire::Node(node) => Ok(Self::Node(Node {
                 key: NodeKey { region: parse("region", &node.region)?, node: parse("name", &node.name)? },
                 zone: parse("zone", &node.zone)?,
-                ingress: parse("ingress", &node.ingress)?,
-                server_name: node.server_name,
+                kind: match node.openai {
+                    Some(server) => {
+                        NodeKind::OpenAi(openai_server(server).map_err(|bad| bad.within("openai"))?)
+                    }
+                    None => NodeKind::Agent(Agent {
+                        ingress: parse("ingress", &node.ingress)?,
+                        server_name: node.server_name,
+                    }),
+                },
             })),
             Wire::Policy(policy) => Ok(Self::Policy(Policy {
                 name: parse("name", &policy.name)?,
@@ -197,6 +198,39 @@ impl TryFrom<v1::Stored> for Stored {
             created_unix_ms: UnixMs(wire.created_unix_ms),
         })
     }
+}
+
+fn node(node: &Node) -> v1::Node {
+    let mut wire = v1::Node {
+        region: node.key.region.to_string(),
+        name: node.key.node.to_string(),
+        zone: node.zone.to_string(),
+        ..v1::Node::default()
+    };
+    match &node.kind {
+        NodeKind::Agent(agent) => {
+            wire.ingress = agent.ingress.to_string();
+            wire.server_name = agent.server_name.clone();
+        }
+        NodeKind::OpenAi(server) => {
+            wire.openai = Some(v1::OpenAiServer {
+                base_url: server.base_url.to_string(),
+                models: server.models.iter().map(ToString::to_string).collect(),
+                slots: server.slots,
+                secret: server.secret.as_ref().map(ToString::to_string),
+            });
+        }
+    }
+    wire
+}
+
+fn openai_server(wire: v1::OpenAiServer) -> Result<OpenAiServer, BadMessage> {
+    Ok(OpenAiServer {
+        base_url: parse("base_url", &wire.base_url)?,
+        models: parse_all("models", &wire.models)?,
+        slots: wire.slots,
+        secret: wire.secret.map(|secret| parse("secret", &secret)).transpose()?,
+    })
 }
 
 fn placement(wire: &v1::Placement) -> Result<Placement, BadMessage> {

@@ -5,8 +5,9 @@
 use proptest::prelude::*;
 use proto::v1;
 use types::intent::{
-    Change, ClientId, Deployment, Drain, EngineSettings, Expect, Fault, Key, Model, Node, Placement, Policy,
-    Reason, Region, Resource, Resume, Revision, Stored, Tenant, Version, What, Write, Zone,
+    Agent, Change, ClientId, Deployment, Drain, EngineSettings, Expect, Fault, Key, Model, Node, NodeKind,
+    OpenAiServer, Placement, Policy, Reason, Region, Resource, Resume, Revision, Stored, Tenant, Version,
+    What, Write, Zone,
 };
 use types::{KeyHash, KeyId, ModelVersion, Priority, UnixMs};
 
@@ -37,7 +38,17 @@ fn resource() -> impl Strategy<Value = Resource> {
                 // The scope of an IPv6 address is of one host and is not text.
                 let ingress = ingress.to_string().parse().unwrap();
                 let key = types::NodeKey { region, node };
-                Resource::Node(Node { key, zone, ingress, server_name })
+                let kind = NodeKind::Agent(Agent { ingress, server_name });
+                Resource::Node(Node { key, zone, kind })
+            }
+        ),
+        (name(), name(), prop::collection::vec(name(), 0..3), any::<u32>(), any::<bool>()).prop_map(
+            |(region, zone, models, slots, has_secret)| {
+                let key = types::NodeKey { region, node: "vllm".parse().unwrap() };
+                let base_url = "https://vllm.example.com/v1".parse().unwrap();
+                let secret = has_secret.then(|| "RHUMB_SECRET_VLLM".parse().unwrap());
+                let kind = NodeKind::OpenAi(OpenAiServer { base_url, models, slots, secret });
+                Resource::Node(Node { key, zone, kind })
             }
         ),
         (

@@ -181,7 +181,7 @@ const FILE: &str = "file://";
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use types::intent::{EngineSettings, Node, Placement};
+    use types::intent::{Agent, EngineSettings, Node, NodeKind, Placement};
 
     const PLACES: u16 = 4;
 
@@ -285,8 +285,10 @@ mod tests {
             Resource::Node(Node {
                 key: node(),
                 zone: "a".parse().unwrap(),
-                ingress: "127.0.0.1:7443".parse().unwrap(),
-                server_name: "n1".to_owned(),
+                kind: NodeKind::Agent(Agent {
+                    ingress: "127.0.0.1:7443".parse().unwrap(),
+                    server_name: "n1".to_owned(),
+                }),
             }),
             Resource::Version(Version { version, model: model.clone(), source: source.to_owned() }),
             Resource::Deployment(Deployment {

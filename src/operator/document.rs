@@ -185,6 +185,15 @@ zone = "a"
 ingress = "127.0.1.1:7443"
 server_name = "n1.region-agent.us-east.rhumb.internal"
 
+[[node]]
+node = "us-east/vllm"
+zone = "a"
+kind = "openai"
+base_url = "http://10.0.0.7:8000/v1"
+models = ["m"]
+slots = 64
+secret = "RHUMB_SECRET_VLLM"
+
 [[policy]]
 name = "gold"
 regions = ["us-east"]
@@ -238,7 +247,7 @@ until_unix_ms = 1800000000000
     fn every_kind_goes_there_and_back() {
         let document = Document::parse(WHOLE).unwrap();
         assert_eq!(document.kinds.len(), Kind::ALL.len());
-        assert_eq!(document.resources.len(), 11);
+        assert_eq!(document.resources.len(), 12);
         let text = write(Revision(7), document.resources.values()).unwrap();
         let document = Document { revision: Some(Revision(7)), ..document };
         assert_eq!(Document::parse(&text).unwrap(), document, "{text}");
@@ -264,6 +273,29 @@ until_unix_ms = 1800000000000
         assert_eq!(problems.len(), expected.len(), "{problems:#?}");
         for (problem, (begins, has)) in problems.iter().zip(expected) {
             assert!(problem.starts_with(begins) && problem.contains(has), "{problem}");
+        }
+    }
+
+    #[test]
+    fn a_nodes_fields_fit_its_kind() {
+        let problem = |fields: &str| {
+            Document::parse(&format!("[[node]]\nnode = \"us-east/n1\"\nzone = \"a\"\n{fields}")).unwrap_err()
+        };
+        let server = "kind = \"openai\"\nbase_url = \"http://vllm:8000/v1\"\nmodels = [\"m\"]\n";
+        assert!(Document::parse(&format!("[[node]]\nnode = \"r/n\"\nzone = \"a\"\n{server}")).is_ok());
+        for (fields, says) in [
+            ("server_name = \"n1\"\n", "missing field `ingress`"),
+            ("kind = \"openai\"\nmodels = [\"m\"]\n", "missing field `base_url`"),
+            ("kind = \"vllm\"\n", "unknown variant `vllm`"),
+            (&format!("{server}ingress = \"127.0.0.1:1\"\n"), "kind openai has no field `ingress`"),
+            (
+                "ingress = \"127.0.0.1:1\"\nserver_name = \"n\"\nslots = 1\n",
+                "kind agent has no field `slots`",
+            ),
+            ("kind = \"openai\"\nbase_url = \"vllm:8000\"\n", "begins with http:// or https://"),
+        ] {
+            let problems = problem(fields);
+            assert!(problems.iter().any(|problem| problem.contains(says)), "{fields}: {problems:?}");
         }
     }
 

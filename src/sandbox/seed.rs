@@ -7,8 +7,8 @@ use crate::sandbox::layout::{ENGINES_PER_REGION, Layout, Role, Seat};
 use crate::sandbox::places;
 use std::collections::BTreeMap;
 use types::intent::{
-    Change, Deployment, DrainScope, EngineSettings, Expect, Key, Kind, Model, Node, NodeKey, Placement,
-    Region, Resource, ResourceId, Stored, Tenant, Version, What, Zone,
+    Agent, Change, Deployment, DrainScope, EngineSettings, Expect, Key, Kind, Model, Node, NodeKey, NodeKind,
+    Placement, Region, Resource, ResourceId, Stored, Tenant, Version, What, Zone,
 };
 use types::{ApiKey, ModelName, RegionName, TenantName};
 
@@ -61,8 +61,10 @@ impl Seed {
             let node = Node {
                 key: NodeKey { region: seat.region.clone(), node: seat.node() },
                 zone: seat.zone(),
-                ingress: seat.agent_ingress(),
-                server_name: seat.name(Role::RegionAgent, cluster).host_name(),
+                kind: NodeKind::Agent(Agent {
+                    ingress: seat.agent_ingress(),
+                    server_name: seat.name(Role::RegionAgent, cluster).host_name(),
+                }),
             };
             let zone = Zone { region: seat.region.clone(), name: seat.zone() };
             (Region::at(seat.region.clone(), places::of(&seat.region)), zone, node)
@@ -151,9 +153,9 @@ impl Seed {
         let name = |node: &Node| {
             let (_, _, ours) = self.regions.first().expect("a sandbox has a region");
             let suffix = |node: &Node| {
-                node.server_name
-                    .strip_suffix(&format!(".{}.rhumb.internal", node.key.region))
-                    .map(str::to_owned)
+                let NodeKind::Agent(agent) = &node.kind else { return None };
+                let suffix = format!(".{}.rhumb.internal", node.key.region);
+                agent.server_name.strip_suffix(&suffix).map(str::to_owned)
             };
             node.key.node == ours.key.node && suffix(node) == suffix(ours)
         };

@@ -23,8 +23,10 @@ pub(crate) fn resources() -> Vec<Resource> {
         Resource::Node(Node {
             key: node.clone(),
             zone: "a".parse().unwrap(),
-            ingress: "10.0.0.1:8100".parse().unwrap(),
-            server_name: "n1.region-agent.us-east.rhumb.internal".to_owned(),
+            kind: NodeKind::Agent(Agent {
+                ingress: "10.0.0.1:8100".parse().unwrap(),
+                server_name: "n1.region-agent.us-east.rhumb.internal".to_owned(),
+            }),
         }),
         Resource::Policy(Policy {
             name: "gold".parse().unwrap(),

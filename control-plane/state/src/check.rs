@@ -5,9 +5,11 @@
 use crate::references;
 use crate::state::State;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use types::base_url::is_host_name;
 use types::intent::{
-    Change, Deployment, Drain, EngineSettings, Expect, Fault, Key, Kind, Node, Policy, Reason, Region,
-    Resource, ResourceId, Stored, Tenant, Version, What, Write, is_large_loss,
+    Agent, Change, Deployment, Drain, EngineSettings, Expect, Fault, Key, Kind, Node, NodeKind, OpenAiServer,
+    Policy, Reason, Region, Resource, ResourceId, Stored, Tenant, Version, What, Write, is_large_loss,
 };
 
 /// Collects what is wrong.
@@ -127,6 +129,28 @@ fn region_fields(faults: &mut Faults, subject: &str, region: &Region) {
 }
 
 fn node_fields(faults: &mut Faults, subject: &str, node: &Node) {
+    match &node.kind {
+        NodeKind::Agent(agent) => agent_fields(faults, subject, agent),
+        NodeKind::OpenAi(server) => server_fields(faults, subject, server),
+    }
+}
+
+fn server_fields(faults: &mut Faults, subject: &str, server: &OpenAiServer) {
+    if server.models.is_empty() {
+        faults.add(subject, "models", Reason::Missing);
+    }
+    if server.models.len() > SERVER_MODELS_MAX {
+        faults.add(subject, "models", Reason::TooMany { most: SERVER_MODELS_MAX as u64 });
+    }
+    duplicates(faults, subject, "models", server.models.iter());
+    faults.range(subject, "slots", server.slots.into(), 1, SERVER_SLOTS_MAX);
+    let is_open = server.base_url.host().parse().is_ok_and(|ip: IpAddr| ip.is_unspecified());
+    if is_open {
+        faults.add(subject, "base_url", Reason::Malformed { text: "is no address to dial".to_owned() });
+    }
+}
+
+fn agent_fields(faults: &mut Faults, subject: &str, node: &Agent) {
     if node.ingress.port() == 0 {
         faults.add(subject, "ingress", Reason::Malformed { text: "has no port".to_owned() });
     }
@@ -323,16 +347,6 @@ fn will_be<'a>(state: &'a State, after: &After<'a>, id: &ResourceId) -> Option<&
     }
 }
 
-fn is_host_name(text: &str) -> bool {
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    text.len() <= 253 && text.split('.').all(is_label)
-}
-
 /// How many of a kind there may be: what a voter holds in a few gigabytes, and far above any fleet known.
 fn most(kind: Kind) -> usize {
     match kind {
@@ -354,6 +368,10 @@ const FAULTS_MAX: usize = 100;
 /// Above any machine, and safe to multiply.
 const LIMIT_MAX: u64 = 1_000_000_000_000;
 const KEY_MODELS_MAX: usize = 64;
+/// An aggregator serves many; each is a row of every edge's table.
+const SERVER_MODELS_MAX: usize = 256;
+/// As many connections as one edge keeps to one server.
+const SERVER_SLOTS_MAX: u64 = 4_096;
 const SOURCE_BYTES_MAX: usize = 1_024;
 const REASON_BYTES_MAX: usize = 256;
 /// The same bounds as an agent's configuration has.

@@ -1,7 +1,7 @@
 //! Which resource names which others. A name must lead somewhere, and what is named cannot be deleted.
 
 use std::collections::BTreeSet;
-use types::intent::{DrainScope, Resource, ResourceId};
+use types::intent::{DrainScope, NodeKind, Resource, ResourceId};
 
 /// A resource that is named, and in which field.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +16,16 @@ pub fn of(resource: &Resource) -> Vec<Reference> {
     match resource {
         Resource::Region(_) | Resource::Model(_) => Vec::new(),
         Resource::Zone(zone) => one("region", ResourceId::Region(zone.region.clone())),
-        Resource::Node(node) => one("zone", ResourceId::Zone(node.key.region.clone(), node.zone.clone())),
+        Resource::Node(node) => {
+            let mut references = one("zone", ResourceId::Zone(node.key.region.clone(), node.zone.clone()));
+            if let NodeKind::OpenAi(server) = &node.kind {
+                references.extend(server.models.iter().enumerate().map(|(at, model)| Reference {
+                    field: format!("models[{at}]"),
+                    to: ResourceId::Model(model.clone()),
+                }));
+            }
+            references
+        }
         Resource::Policy(policy) => policy
             .regions
             .iter()

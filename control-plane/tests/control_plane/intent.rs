@@ -166,7 +166,15 @@ fn malformed() -> Vec<Wrong> {
         zone: text("a"),
         ingress: text("127.0.0.1:7443"),
         server_name: text("n1.x"),
+        openai: None,
     };
+    let server = v1::OpenAiServer {
+        base_url: text("http://vllm:8000/v1"),
+        models: vec![text("m")],
+        slots: 8,
+        secret: None,
+    };
+    let openai = |server| Wire::Node(v1::Node { openai: Some(server), ..node.clone() });
     let deployment = v1::Deployment { model: text("m"), version: digest.clone(), placements: vec![], engine };
     let placed = |region: &str, replicas_per_node| v1::Deployment {
         placements: vec![v1::Placement { region: region.to_owned(), replicas_per_node }],
@@ -187,6 +195,12 @@ fn malformed() -> Vec<Wrong> {
         missing(Wire::Node(v1::Node { name: text(""), ..node.clone() }), "name"),
         missing(Wire::Node(v1::Node { zone: text(""), ..node.clone() }), "zone"),
         missing(Wire::Node(v1::Node { ingress: text(""), ..node.clone() }), "ingress"),
+        missing(openai(v1::OpenAiServer { base_url: text(""), ..server.clone() }), "openai.base_url"),
+        bad(
+            raw(openai(v1::OpenAiServer { base_url: text("vllm:8000"), ..server.clone() })),
+            "openai.base_url",
+        ),
+        bad(raw(openai(v1::OpenAiServer { secret: Some(text("PATH")), ..server })), "openai.secret"),
         missing(Wire::Policy(v1::Policy::default()), "name"),
         missing(Wire::Tenant(v1::Tenant::default()), "name"),
         missing(Wire::Key(v1::Key { id: text(""), ..key.clone() }), "id"),
@@ -207,7 +221,7 @@ fn malformed() -> Vec<Wrong> {
             "policy",
         ),
         bad(raw(Wire::Key(v1::Key { hash: vec![1; 31].into(), ..key })), "hash"),
-        bad(raw(Wire::Node(v1::Node { ingress: text("nowhere"), ..node })), "ingress"),
+        bad(raw(Wire::Node(v1::Node { ingress: text("nowhere"), ..node.clone() })), "ingress"),
         bad(
             raw(Wire::Policy(v1::Policy { name: text("p"), priority: 99, ..Default::default() })),
             "priority",

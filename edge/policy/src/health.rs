@@ -7,8 +7,8 @@
 use crate::breaker::{Breaker, Outcome, Permit, Refused};
 use crate::table::RoutingTable;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
+use types::intent::NodeKind;
 use types::{LoadFrame, LoadState, ModelVersion, Monotonic, NodeKey};
 
 /// All nodes of the routing table, as this edge sees them.
@@ -22,8 +22,8 @@ pub struct NodeHealth {
     pub breaker: Breaker,
     /// This edge's own requests there; correct at every instant, unlike any report.
     pub in_flight: u32,
-    /// Where the routing table says it is; `None` once it has left the table.
-    ingress: Option<SocketAddr>,
+    /// What the routing table says of it; `None` once it has left the table.
+    kind: Option<NodeKind>,
     probes_missed: u32,
     load: BTreeMap<ModelVersion, Heard>,
     /// Second-hand.
@@ -54,12 +54,13 @@ impl Health {
     /// Follows the routing table: new nodes begin well, removed ones are forgotten once nothing runs there.
     pub fn follow(&mut self, table: &RoutingTable) {
         for (key, node) in &mut self.nodes {
-            node.ingress = node.ingress.filter(|_| table.nodes.contains_key(key));
+            node.kind = node.kind.take().filter(|_| table.nodes.contains_key(key));
         }
-        self.nodes.retain(|_, node| node.ingress.is_some() || node.in_flight > 0);
+        self.nodes.retain(|_, node| node.kind.is_some() || node.in_flight > 0);
         for (key, entry) in &table.nodes {
             let node = self.nodes.entry(key.clone()).or_default();
-            if node.ingress.replace(entry.ingress) != Some(entry.ingress) {
+            if node.kind.as_ref() != Some(&entry.kind) {
+                node.kind = Some(entry.kind.clone());
                 node.moved();
             }
         }
@@ -73,7 +74,7 @@ impl Health {
     pub fn nodes_serving(&self, now: Monotonic) -> usize {
         let serves = |node: &&NodeHealth| {
             let mut versions = node.load.keys().chain(node.reported.keys());
-            node.ingress.is_some() && versions.any(|version| node.serves(*version, now))
+            node.kind.is_some() && versions.any(|version| node.serves(*version, now))
         };
         self.nodes.values().filter(serves).count()
     }
@@ -99,7 +100,7 @@ impl Health {
         node.in_flight = node.in_flight.saturating_sub(1);
         node.breaker.record(permit, outcome, now);
         // The node may have left the table while its last stream went on.
-        if node.ingress.is_none() && node.in_flight == 0 {
+        if node.kind.is_none() && node.in_flight == 0 {
             self.nodes.remove(key);
         }
     }
@@ -237,6 +238,7 @@ const LOAD_AGE_MAX: Duration = Duration::from_secs(5);
 mod tests {
     use super::*;
     use crate::table::Node;
+    use types::intent::Agent;
 
     fn version(byte: u8) -> ModelVersion {
         ModelVersion::from_digest([byte; 32])
@@ -277,8 +279,10 @@ mod tests {
         let mut table = RoutingTable::default();
         let node = Node {
             zone: "a".parse().unwrap(),
-            ingress: ([127, 0, 0, 1], port).into(),
-            server_name: "n".to_owned(),
+            kind: NodeKind::Agent(Agent {
+                ingress: ([127, 0, 0, 1], port).into(),
+                server_name: "n".to_owned(),
+            }),
             drained: false,
         };
         table.nodes.insert(key(), node);

@@ -171,6 +171,8 @@ mod tests {
     use crate::breaker::Outcome;
     use crate::table::{Node, Region};
     use proptest::prelude::*;
+    use types::intent::Agent;
+    use types::intent::NodeKind;
     use types::{LoadFrame, LoadState, Place};
 
     const VERSION: [u8; 32] = [1; 32];
@@ -200,8 +202,10 @@ mod tests {
         for node in ["us-east/n1", "us-east/n2", "eu-west/n1", "ap-south/n1"] {
             let entry = Node {
                 zone: "a".parse().unwrap(),
-                ingress: ([127, 0, 0, 1], 7443).into(),
-                server_name: "n".to_owned(),
+                kind: NodeKind::Agent(Agent {
+                    ingress: ([127, 0, 0, 1], 7443).into(),
+                    server_name: "n".to_owned(),
+                }),
                 drained: false,
             };
             table.nodes.insert(key(node), entry);

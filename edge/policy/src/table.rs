@@ -3,7 +3,8 @@
 //! It is replaced as a whole and never edited, so that one decision sees one world.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use types::base_url::is_host_name;
+use types::intent::NodeKind;
 use types::{ModelName, ModelVersion, NodeKey, Place, RegionName, UnixMs, ZoneName};
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -25,9 +26,7 @@ pub struct Region {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     pub zone: ZoneName,
-    pub ingress: SocketAddr,
-    /// What its certificate must be valid for.
-    pub server_name: String,
+    pub kind: NodeKind,
     /// New work goes to other nodes.
     pub drained: bool,
 }
@@ -77,19 +76,12 @@ impl RoutingTable {
             if !self.regions.contains_key(&key.region) {
                 problems.push(BadTable::UnknownRegion { node: key.clone() });
             }
-            if !is_host_name(&node.server_name) {
+            if let NodeKind::Agent(agent) = &node.kind
+                && !is_host_name(&agent.server_name)
+            {
                 problems.push(BadTable::BadServerName { node: key.clone() });
             }
         }
         problems
     }
 }
-
-/// Also what is safe to send in a `host` header.
-fn is_host_name(text: &str) -> bool {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-';
-    !text.is_empty() && text.len() <= HOST_NAME_BYTES_MAX && text.bytes().all(fits)
-}
-
-/// RFC 1035.
-const HOST_NAME_BYTES_MAX: usize = 253;

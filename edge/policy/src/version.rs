@@ -47,6 +47,8 @@ mod tests {
     use super::*;
     use crate::table::{Node, Region};
     use std::collections::BTreeMap;
+    use types::intent::Agent;
+    use types::intent::NodeKind;
     use types::{LoadFrame, LoadState, Place, UnixMs};
 
     fn digest(byte: u8) -> ModelVersion {
@@ -61,8 +63,10 @@ mod tests {
             table.regions.insert(region.clone(), Region { place, drained: false });
             let node = Node {
                 zone: "a".parse().unwrap(),
-                ingress: ([127, 0, 0, 1], 7443).into(),
-                server_name: "n".to_owned(),
+                kind: NodeKind::Agent(Agent {
+                    ingress: ([127, 0, 0, 1], 7443).into(),
+                    server_name: "n".to_owned(),
+                }),
                 drained: false,
             };
             table.nodes.insert(NodeKey { region, node: "n1".parse().unwrap() }, node);

@@ -1,6 +1,7 @@
 //! One request to a node: opened, written, and its stream read event by event.
 
 use super::credential::Credential;
+use super::plain::{self, Plain};
 use bytes::Bytes;
 use identity::Live;
 use openai::sse::{EventTooLong, Framer};
@@ -16,9 +17,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use types::DialMap;
+use types::intent::{Agent, NodeKind};
 
 /// Connections to all nodes, under this edge's identity.
 pub(crate) struct Upstreams {
+    plain: Plain,
     connector: Connector,
     credential: Credential,
     dial_map: DialMap,
@@ -26,25 +29,34 @@ pub(crate) struct Upstreams {
     dials: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
-/// One request whose head was answered. Dropping it resets the stream: the node learns at once that nobody wants
-/// the rest.
+/// One request whose head was answered. Dropping it resets the stream, or closes the connection that carries nothing
+/// else: the node learns at once that nobody wants the rest.
 pub(crate) struct Upstream {
-    peer: HttpPeer,
-    session: HttpSession,
+    way: Way,
     framer: Framer,
 }
+
+enum Way {
+    /// HTTP/2 to an agent.
+    Agent { peer: Box<HttpPeer>, session: Box<HttpSession> },
+    /// HTTP/1.1 to a server without one.
+    Plain(Box<plain::Exchange>),
+}
+
+/// An error of whichever way it was.
+pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a request got no head, or its stream broke.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UpstreamError {
     #[error("cannot connect")]
-    Connect(#[source] Box<pingora_core::Error>),
+    Connect(#[source] Cause),
     #[error("other requests dial there, and none got through for {} s", .0.as_secs())]
     Undialled(Duration),
     #[error("the connection broke before the head of the answer")]
-    NoHead(#[source] Box<pingora_core::Error>),
+    NoHead(#[source] Cause),
     #[error("the stream broke")]
-    Broken(#[source] Box<pingora_core::Error>),
+    Broken(#[source] Cause),
     #[error("the stream ended before [DONE]")]
     EndedEarly,
     #[error("nothing came for {} s", .0.as_secs())]
@@ -63,15 +75,21 @@ impl UpstreamError {
 impl Upstreams {
     /// The authority (PEM) must have been read before: pingora panics on a file that it cannot use.
     pub(crate) fn new(authority: &Path, identity: Arc<Live>, dial_map: DialMap) -> Self {
+        let plain = Plain::new(authority, dial_map.clone());
         let mut options = ConnectorOptions::new(IDLE_CONNECTIONS_MAX);
         options.ca_file = Some(authority.to_string_lossy().into_owned());
         let (connector, credential) = (Connector::new(Some(options)), Credential::new(identity));
-        Self { connector, credential, dial_map, dials: Mutex::default() }
+        Self { plain, connector, credential, dial_map, dials: Mutex::default() }
     }
 
     /// Forgets nodes that are not in the table any more.
     pub(crate) fn follow(&self, table: &RoutingTable) {
-        let names: HashSet<&str> = table.nodes.values().map(|node| node.server_name.as_str()).collect();
+        self.plain.follow(table);
+        let name = |node: &Node| match &node.kind {
+            NodeKind::Agent(agent) => Some(agent.server_name.clone()),
+            NodeKind::OpenAi(_) => None,
+        };
+        let names: HashSet<String> = table.nodes.values().filter_map(name).collect();
         let mut dials = self.dials.lock().expect("no holder of this lock panics");
         dials.retain(|name, _| names.contains(name.as_str()));
     }
@@ -86,23 +104,33 @@ impl Upstreams {
         body: Bytes,
         head_deadline: Duration,
     ) -> Result<Upstream, UpstreamError> {
-        let mut peer = peer(node, &self.dial_map);
+        let agent = match &node.kind {
+            NodeKind::Agent(agent) => agent,
+            NodeKind::OpenAi(server) => {
+                let sent = self.plain.send(server, method, path, headers, &body, head_deadline).await?;
+                return Ok(Upstream { way: Way::Plain(Box::new(sent)), framer: Framer::default() });
+            }
+        };
+        let mut peer = peer(agent, &self.dial_map);
         self.credential.show(&mut peer);
         // A pooled connection may have died unseen; that says nothing of the node, so one more try is free.
         let mut tried_again = false;
         loop {
             let (mut session, reused) = self.connect(&peer).await?;
-            let head = request_head(node, method, path, headers, body.len());
+            let head = request_head(agent, method, path, headers, body.len());
             // A node reads a body only when an engine is free, so a stalled write is no fault before the deadline.
             session.set_write_timeout(Some(head_deadline));
             session.set_read_timeout(Some(head_deadline));
             let answered = tokio::time::timeout(head_deadline, exchange(&mut session, head, body.clone()));
             match answered.await {
-                Ok(Ok(())) => return Ok(Upstream { peer, session, framer: Framer::default() }),
+                Ok(Ok(())) => {
+                    let way = Way::Agent { peer: Box::new(peer), session: Box::new(session) };
+                    return Ok(Upstream { way, framer: Framer::default() });
+                }
                 Ok(Err(error)) if reused && !tried_again && !was_reset(&error) => tried_again = true,
                 Ok(Err(error)) => {
                     session.shutdown().await;
-                    return Err(UpstreamError::NoHead(error));
+                    return Err(UpstreamError::NoHead(error.into()));
                 }
                 Err(_) => {
                     session.shutdown().await;
@@ -121,7 +149,7 @@ impl Upstreams {
         let dial = tokio::time::timeout(CONNECT_WITH_TLS_MAX, dials.acquire_owned()).await;
         let dial = dial.map_err(|_| UpstreamError::Undialled(CONNECT_WITH_TLS_MAX))?;
         let _dial = dial.expect("the semaphore is never closed");
-        self.connector.get_http_session(peer).await.map_err(UpstreamError::Connect)
+        self.connector.get_http_session(peer).await.map_err(|error| UpstreamError::Connect(error.into()))
     }
 
     fn dials(&self, peer: &HttpPeer) -> Arc<Semaphore> {
@@ -132,8 +160,13 @@ impl Upstreams {
 
     /// Keeps the connection of a finished exchange for the next.
     pub(crate) async fn release(&self, upstream: Upstream) {
-        let idle = upstream.peer.idle_timeout();
-        self.connector.release_http_session(upstream.session, &upstream.peer, idle).await;
+        match upstream.way {
+            Way::Agent { peer, session } => {
+                let idle = peer.idle_timeout();
+                self.connector.release_http_session(*session, &*peer, idle).await;
+            }
+            Way::Plain(exchange) => exchange.release(),
+        }
     }
 }
 
@@ -163,22 +196,32 @@ async fn exchange(
 
 impl Upstream {
     pub(crate) fn status(&self) -> u16 {
-        self.session.response_header().map_or(0, |head| head.status.as_u16())
+        match &self.way {
+            Way::Agent { session, .. } => session.response_header().map_or(0, |head| head.status.as_u16()),
+            Way::Plain(exchange) => exchange.status(),
+        }
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.session.response_header()?.headers.get(name)?.to_str().ok()
+        match &self.way {
+            Way::Agent { session, .. } => session.response_header()?.headers.get(name)?.to_str().ok(),
+            Way::Plain(exchange) => exchange.header(name),
+        }
     }
 
     /// Reads the next bytes of a stream into its framer; false at a clean end.
     pub(crate) async fn read_events(&mut self) -> Result<bool, UpstreamError> {
-        match self.session.read_response_body().await.map_err(UpstreamError::Broken)? {
-            Some(bytes) => {
-                self.framer.push(&bytes)?;
-                Ok(true)
-            }
-            None => Ok(false),
+        match &mut self.way {
+            Way::Agent { session, .. } => match read(session).await? {
+                Some(bytes) => self.framer.push(&bytes)?,
+                None => return Ok(false),
+            },
+            Way::Plain(exchange) => match exchange.read().await? {
+                Some(bytes) => self.framer.push(bytes)?,
+                None => return Ok(false),
+            },
         }
+        Ok(true)
     }
 
     /// The next bytes of an answer that is handed on unread; `None` at its clean end.
@@ -195,6 +238,21 @@ impl Upstream {
         &mut self.framer
     }
 
+    /// Reads the next bytes of a body that is no stream; false at its end.
+    pub(crate) async fn read_more(&mut self, into: &mut Vec<u8>) -> Result<bool, UpstreamError> {
+        match &mut self.way {
+            Way::Agent { session, .. } => match read(session).await? {
+                Some(bytes) => into.extend_from_slice(&bytes),
+                None => return Ok(false),
+            },
+            Way::Plain(exchange) => match exchange.read().await? {
+                Some(bytes) => into.extend_from_slice(bytes),
+                None => return Ok(false),
+            },
+        }
+        Ok(true)
+    }
+
     /// The whole body of an answer that is no stream; `None` if it is longer than the bound.
     pub(crate) async fn read_all(
         &mut self,
@@ -203,11 +261,10 @@ impl Upstream {
     ) -> Result<Option<Vec<u8>>, UpstreamError> {
         let read = async {
             let mut all = Vec::new();
-            while let Some(bytes) = self.session.read_response_body().await.map_err(UpstreamError::Broken)? {
-                if all.len() + bytes.len() > bytes_max {
+            while self.read_more(&mut all).await? {
+                if all.len() > bytes_max {
                     return Ok(None);
                 }
-                all.extend_from_slice(&bytes);
             }
             Ok(Some(all))
         };
@@ -215,8 +272,12 @@ impl Upstream {
     }
 }
 
-fn peer(node: &Node, dial_map: &DialMap) -> HttpPeer {
-    let mut peer = HttpPeer::new(dial_map.dialled(node.ingress), true, node.server_name.clone());
+async fn read(session: &mut HttpSession) -> Result<Option<Bytes>, UpstreamError> {
+    session.read_response_body().await.map_err(|error| UpstreamError::Broken(error.into()))
+}
+
+fn peer(agent: &Agent, dial_map: &DialMap) -> HttpPeer {
+    let mut peer = HttpPeer::new(dial_map.dialled(agent.ingress), true, agent.server_name.clone());
     peer.options.set_http_version(2, 2);
     peer.options.connection_timeout = Some(CONNECT_MAX);
     peer.options.total_connection_timeout = Some(CONNECT_WITH_TLS_MAX);
@@ -228,7 +289,7 @@ fn peer(node: &Node, dial_map: &DialMap) -> HttpPeer {
 }
 
 fn request_head(
-    node: &Node,
+    agent: &Agent,
     method: &str,
     path: &str,
     headers: &[(&'static str, &str)],
@@ -236,7 +297,7 @@ fn request_head(
 ) -> RequestHeader {
     let mut head = RequestHeader::build(method, path.as_bytes(), Some(headers.len() + 3))
         .expect("our own method and path");
-    head.insert_header("host", &node.server_name).expect("checked when the table was read");
+    head.insert_header("host", &agent.server_name).expect("checked when the table was read");
     if length > 0 {
         head.insert_header("content-type", "application/json").expect("a header value");
     }

@@ -4,8 +4,8 @@ use crate::node::Node;
 use client::Picture;
 use std::net::SocketAddr;
 use types::intent::{
-    self, Deployment, Drain, EngineSettings, Incarnation, Kind, Placement, Policy, Position, Region,
-    Resource, Resume, Revision, Stored, Tenant, Version, Zone,
+    self, Agent, Deployment, Drain, EngineSettings, Incarnation, Kind, NodeKind, Placement, Policy, Position,
+    Region, Resource, Resume, Revision, Stored, Tenant, Version, Zone,
 };
 use types::{ApiKey, ModelName, Place, Priority, UnixMs};
 
@@ -52,8 +52,10 @@ pub fn node_at(region: &str, name: &str, ingress: SocketAddr) -> Resource {
     Resource::Node(intent::Node {
         key: format!("{region}/{name}").parse().unwrap(),
         zone: "a".parse().unwrap(),
-        ingress,
-        server_name: format!("n1.region-agent.{region}.rhumb.internal"),
+        kind: NodeKind::Agent(Agent {
+            ingress,
+            server_name: format!("n1.region-agent.{region}.rhumb.internal"),
+        }),
     })
 }
 

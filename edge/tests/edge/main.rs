@@ -22,5 +22,7 @@ mod opaque;
 mod raw;
 mod refusals;
 mod responses;
+mod server;
+mod servers;
 mod takeover;
 mod world;

@@ -9,8 +9,8 @@ pub mod revision;
 pub mod write;
 
 pub use resource::{
-    Deployment, Drain, EngineSettings, Key, Model, Node, Placement, Policy, Region, Resource, Resume, Stored,
-    Tenant, Version, Zone,
+    Agent, Deployment, Drain, EngineSettings, Key, Model, Node, NodeKind, OpenAiServer, Placement, Policy,
+    Region, Resource, Resume, Stored, Tenant, Version, Zone,
 };
 pub use resource_id::{BadResourceId, DrainScope, Kind, NodeKey, ResourceId};
 pub use revision::{Incarnation, Position, Revision};

@@ -86,6 +86,8 @@ names! {
     TenantName, "tenant", "[a-z][a-z0-9-]{0,31}", is_label;
     /// What a client asks for; a deployment maps it to a model version.
     ModelName, "model", "[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}", is_model;
+    /// An environment variable of an edge. The prefix keeps intent from sending any other of them to a stranger.
+    SecretName, "secret", "RHUMB_SECRET_[A-Z0-9_]{1,64}", is_secret;
 }
 
 fn is_label(name: &str) -> bool {
@@ -98,6 +100,13 @@ fn is_model(name: &str) -> bool {
     name.len() <= 128
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._:/-".contains(&byte))
+}
+
+fn is_secret(name: &str) -> bool {
+    name.strip_prefix("RHUMB_SECRET_").is_some_and(|rest| {
+        let fits = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+        (1..=64).contains(&rest.len()) && rest.bytes().all(fits)
+    })
 }
 
 /// An error message repeats at most this much of a stranger's name.
@@ -118,5 +127,9 @@ mod tests {
         }
         assert!("meta/Llama-3.1:8b".parse::<ModelName>().is_ok());
         assert!("model\r\nx: y".parse::<ModelName>().is_err());
+        assert!("RHUMB_SECRET_VLLM_2".parse::<SecretName>().is_ok());
+        for bad in ["RHUMB_SECRET_", "RHUMB_TOKEN", "PATH", "RHUMB_SECRET_a", "RHUMB_SECRET_A=B"] {
+            assert!(bad.parse::<SecretName>().is_err(), "{bad:?}");
+        }
     }
 }

@@ -15,7 +15,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use types::intent::{
-    Deployment, EngineSettings, Incarnation, Node, Placement, Position, Resource, Revision, Stored, Version,
+    Agent, Deployment, EngineSettings, Incarnation, Node, NodeKind, Placement, Position, Resource, Revision,
+    Stored, Version,
 };
 use types::{ModelVersion, UnixMs};
 
@@ -113,8 +114,10 @@ pub fn this_node() -> Resource {
     Resource::Node(Node {
         key: "us-east/n1".parse().unwrap(),
         zone: "a".parse().unwrap(),
-        ingress: "127.0.0.1:7443".parse().unwrap(),
-        server_name: "n1.region-agent.us-east.rhumb.internal".to_owned(),
+        kind: NodeKind::Agent(Agent {
+            ingress: "127.0.0.1:7443".parse().unwrap(),
+            server_name: "n1.region-agent.us-east.rhumb.internal".to_owned(),
+        }),
     })
 }
 

@@ -1,10 +1,14 @@
 //! Bad input: each fault is named by resource, field and reason, and all of them at once.
 
 use crate::world::{
-    World, delete, deployment, drain, id, key, model, node, policy, put, region, tenant, version, zone,
+    World, delete, deployment, drain, id, key, model, node, openai_node, policy, put, region, server, tenant,
+    version, zone,
 };
 use state::check::CHANGES_MAX;
-use types::intent::{Deployment, Drain, Expect, Key, Node, Policy, Region, Resource, Tenant, Version};
+use types::intent::{
+    Agent, Deployment, Drain, Expect, Key, Node, NodeKind, OpenAiServer, Policy, Region, Resource, Tenant,
+    Version,
+};
 
 macro_rules! with {
     ($kind:ident, $resource:expr, $($field:ident).+ = $value:expr) => {{
@@ -20,6 +24,9 @@ fn every_bad_field_is_named() {
     let long = "x".repeat(2_000);
     let none = || "nobody".parse().unwrap();
     let twice = || Some(vec!["us-east".parse().unwrap(), "us-east".parse().unwrap()]);
+    let agent = |ingress: &str, server_name: &str| {
+        NodeKind::Agent(Agent { ingress: ingress.parse().unwrap(), server_name: server_name.to_owned() })
+    };
     let placements = |replicas| {
         let one = |replicas| types::intent::Placement {
             region: "us-east".parse().unwrap(),
@@ -33,10 +40,24 @@ fn every_bad_field_is_named() {
         (zone("nowhere"), &["region"]),
         (node("nowhere"), &["zone"]),
         (with!(Node, node("us-east"), zone = "b".parse().unwrap()), &["zone"]),
-        (with!(Node, node("us-east"), ingress = "127.0.0.1:0".parse().unwrap()), &["ingress"]),
-        (with!(Node, node("us-east"), ingress = "0.0.0.0:1".parse().unwrap()), &["ingress"]),
-        (with!(Node, node("us-east"), server_name = String::new()), &["server_name"]),
-        (with!(Node, node("us-east"), server_name = "no host".to_owned()), &["server_name"]),
+        (with!(Node, node("us-east"), kind = agent("127.0.0.1:0", "n1")), &["ingress"]),
+        (with!(Node, node("us-east"), kind = agent("0.0.0.0:1", "n1")), &["ingress"]),
+        (with!(Node, node("us-east"), kind = agent("127.0.0.1:1", "")), &["server_name"]),
+        (with!(Node, node("us-east"), kind = agent("127.0.0.1:1", "no host")), &["server_name"]),
+        (openai_node("us-east", server("us-east", &[])), &["models"]),
+        (openai_node("us-east", server("us-east", &["house", "house"])), &["models[1]"]),
+        (openai_node("us-east", server("us-east", &["house", "nothing"])), &["models[1]"]),
+        (openai_node("us-east", OpenAiServer { slots: 0, ..server("us-east", &["house"]) }), &["slots"]),
+        (
+            openai_node(
+                "us-east",
+                OpenAiServer {
+                    base_url: "http://0.0.0.0:1".parse().unwrap(),
+                    ..server("us-east", &["house"])
+                },
+            ),
+            &["base_url"],
+        ),
         (policy("p", Some(&[])), &["regions"]),
         (policy("p", Some(&["nowhere"])), &["regions[0]"]),
         (with!(Policy, policy("p", None), regions = twice()), &["regions[1]"]),

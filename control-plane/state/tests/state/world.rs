@@ -3,8 +3,9 @@
 use state::{Command, Outcome, Stamped, State};
 use types::UnixMs;
 use types::intent::{
-    Change, ClientId, Deployment, Drain, EngineSettings, Expect, Fault, Incarnation, Key, Model, Node,
-    Placement, Policy, Region, Resource, ResourceId, Revision, Tenant, Version, What, Write, Zone,
+    Agent, Change, ClientId, Deployment, Drain, EngineSettings, Expect, Fault, Incarnation, Key, Model, Node,
+    NodeKind, OpenAiServer, Placement, Policy, Region, Resource, ResourceId, Revision, Tenant, Version, What,
+    Write, Zone,
 };
 use types::{KeyHash, KeyId, Priority};
 
@@ -79,8 +80,27 @@ pub fn node(region: &str) -> Resource {
     Resource::Node(Node {
         key: format!("{region}/n1").parse().unwrap(),
         zone: "a".parse().unwrap(),
-        ingress: "127.0.1.1:7443".parse().unwrap(),
-        server_name: format!("n1.region-agent.{region}.rhumb.internal"),
+        kind: NodeKind::Agent(Agent {
+            ingress: "127.0.1.1:7443".parse().unwrap(),
+            server_name: format!("n1.region-agent.{region}.rhumb.internal"),
+        }),
+    })
+}
+
+pub fn server(region: &str, models: &[&str]) -> OpenAiServer {
+    OpenAiServer {
+        base_url: format!("http://vllm.{region}:8000/v1").parse().unwrap(),
+        models: models.iter().map(|model| model.parse().unwrap()).collect(),
+        slots: 64,
+        secret: None,
+    }
+}
+
+pub fn openai_node(region: &str, server: OpenAiServer) -> Resource {
+    Resource::Node(Node {
+        key: format!("{region}/vllm").parse().unwrap(),
+        zone: "a".parse().unwrap(),
+        kind: NodeKind::OpenAi(server),
     })
 }
 

@@ -3,8 +3,9 @@
 use super::resource_id::{DrainScope, Kind, NodeKey, ResourceId};
 use super::revision::Revision;
 use crate::api_key::KeyHash;
+use crate::base_url::BaseUrl;
 use crate::id::KeyId;
-use crate::name::{ModelName, PolicyName, RegionName, TenantName, ZoneName};
+use crate::name::{ModelName, PolicyName, RegionName, SecretName, TenantName, ZoneName};
 use crate::time::UnixMs;
 use crate::units::{Place, Priority};
 use crate::version::ModelVersion;
@@ -32,17 +33,155 @@ pub struct Zone {
     pub name: ZoneName,
 }
 
-/// One host run by a region agent.
+/// Something that answers requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "NodeFields", into = "NodeFields")]
 pub struct Node {
-    #[serde(rename = "node")]
     pub key: NodeKey,
     pub zone: ZoneName,
-    /// Where edges connect to its agent.
+    pub kind: NodeKind,
+}
+
+/// What stands behind a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeKind {
+    Agent(Agent),
+    OpenAi(OpenAiServer),
+}
+
+/// One host run by a region agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// Where edges connect to it.
     pub ingress: SocketAddr,
-    /// What the agent's certificate must be valid for.
+    /// What its certificate must be valid for.
     pub server_name: String,
+}
+
+/// An OpenAI-compatible server without an agent: an existing vLLM, or somebody else's service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenAiServer {
+    pub base_url: BaseUrl,
+    /// What it serves, under these very names: no edge edits a body.
+    pub models: Vec<ModelName>,
+    /// How many requests one edge sends there at once.
+    pub slots: u32,
+    /// Which variable of an edge's environment holds what it proves itself with; absent = nothing is asked for.
+    pub secret: Option<SecretName>,
+}
+
+/// A node as it is written: which of the fields must be there, its kind says.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NodeFields {
+    node: NodeKey,
+    zone: ZoneName,
+    /// Absent = agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kind: Option<NodeKindName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ingress: Option<SocketAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    server_name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    base_url: Option<BaseUrl>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    models: Option<Vec<ModelName>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    slots: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secret: Option<SecretName>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum NodeKindName {
+    Agent,
+    OpenAi,
+}
+
+/// A node whose fields do not fit its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadNode {
+    #[error("missing field `{0}`")]
+    Missing(&'static str),
+    #[error("a node of kind {kind} has no field `{field}`")]
+    Foreign { kind: &'static str, field: &'static str },
+}
+
+impl TryFrom<NodeFields> for Node {
+    type Error = BadNode;
+
+    fn try_from(fields: NodeFields) -> Result<Self, BadNode> {
+        let NodeFields { node: key, zone, kind, ingress, server_name, base_url, models, slots, secret } =
+            fields;
+        let foreign = |kind, fields: &[(&'static str, bool)]| match fields.iter().find(|(_, there)| *there) {
+            Some((field, _)) => Err(BadNode::Foreign { kind, field }),
+            None => Ok(()),
+        };
+        let kind = match kind.unwrap_or(NodeKindName::Agent) {
+            NodeKindName::Agent => {
+                let strangers = [
+                    ("base_url", base_url.is_some()),
+                    ("models", models.is_some()),
+                    ("slots", slots.is_some()),
+                    ("secret", secret.is_some()),
+                ];
+                foreign("agent", &strangers)?;
+                NodeKind::Agent(Agent {
+                    ingress: ingress.ok_or(BadNode::Missing("ingress"))?,
+                    server_name: server_name.ok_or(BadNode::Missing("server_name"))?,
+                })
+            }
+            NodeKindName::OpenAi => {
+                let strangers = [("ingress", ingress.is_some()), ("server_name", server_name.is_some())];
+                foreign("openai", &strangers)?;
+                NodeKind::OpenAi(OpenAiServer {
+                    base_url: base_url.ok_or(BadNode::Missing("base_url"))?,
+                    models: models.ok_or(BadNode::Missing("models"))?,
+                    slots: slots.unwrap_or(OpenAiServer::SLOTS),
+                    secret,
+                })
+            }
+        };
+        Ok(Self { key, zone, kind })
+    }
+}
+
+impl From<Node> for NodeFields {
+    fn from(node: Node) -> Self {
+        let Node { key: node, zone, kind } = node;
+        let mut fields = Self {
+            node,
+            zone,
+            kind: None,
+            ingress: None,
+            server_name: None,
+            base_url: None,
+            models: None,
+            slots: None,
+            secret: None,
+        };
+        match kind {
+            NodeKind::Agent(Agent { ingress, server_name }) => {
+                fields.ingress = Some(ingress);
+                fields.server_name = Some(server_name);
+            }
+            NodeKind::OpenAi(OpenAiServer { base_url, models, slots, secret }) => {
+                fields.kind = Some(NodeKindName::OpenAi);
+                fields.base_url = Some(base_url);
+                fields.models = Some(models);
+                fields.slots = Some(slots);
+                fields.secret = secret;
+            }
+        }
+        fields
+    }
+}
+
+impl OpenAiServer {
+    /// What vLLM runs at once unless it is told otherwise.
+    pub const SLOTS: u32 = 256;
 }
 
 /// How the requests of some tenants are treated.

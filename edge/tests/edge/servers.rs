@@ -1,0 +1,201 @@
+//! Servers without an agent: what reaches them, and what their faults cost the client.
+
+use crate::intent::node;
+use crate::server::{DONE, ONE, OPENING, Reply, Server, TWO, USAGE};
+use crate::world::{Scene, World, body};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use types::intent::Kind;
+
+const STREAM: &str = r#", "stream":true"#;
+
+/// A server in us-east, where the edge is; the only agent is far away.
+async fn world() -> (World, Server) {
+    let server = Server::start().await;
+    let scene = Scene::set().await;
+    let mut resources = scene.resources();
+    let near = node("us-east", &scene.near);
+    resources.retain(|resource| *resource != near);
+    resources.push(server.resource("us-east/vllm", 8));
+    scene.store(&resources);
+    (scene.start(None).await, server)
+}
+
+async fn tokens(world: &World) -> (String, String) {
+    let metrics = world.admin("/metrics").await.body;
+    let value = |name: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&format!("rhumb_edge_{name} ")));
+        line.unwrap_or_default().to_owned()
+    };
+    (value("prompt_tokens_total"), value("completion_tokens_total"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_travels_as_the_server_wrote_it() {
+    let (world, server) = world().await;
+    server.will([Reply::events(&[OPENING, ONE, TWO, USAGE, DONE])]);
+    let got = world.ask(STREAM).await;
+    let events = [OPENING, ONE, TWO, USAGE, DONE].map(|event| format!("data: {event}\n\n")).concat();
+    assert_eq!((got.status, got.body), (200, events));
+    assert!(got.whole);
+    let [seen] = &server.seen()[..] else { panic!("one request") };
+    assert!(seen.head.starts_with("POST /base/v1/chat/completions HTTP/1.1\r\nhost: "), "{}", seen.head);
+    assert!(!seen.head.contains("rhumb-") && !seen.head.contains("authorization"), "{}", seen.head);
+    assert!(!seen.head.contains("x-client"), "{}", seen.head);
+    assert_eq!(seen.body, body(STREAM));
+    assert_eq!(tokens(&world).await, ("11".to_owned(), "7".to_owned()), "as the server said");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_answer_is_not_touched() {
+    let (world, server) = world().await;
+    let odd = r#"{ "id":"x", "choices":[ {"message":{"content":"hi"}} ],
+        "usage":{"prompt_tokens":3, "completion_tokens":2}, "service_tier":null }"#;
+    server.will([Reply::json(200, "", odd)]);
+    let got = world.ask("").await;
+    assert_eq!((got.status, got.body.as_str()), (200, odd));
+    assert_eq!(server.seen()[0].body, body(""));
+    assert_eq!(tokens(&world).await, ("3".to_owned(), "2".to_owned()));
+    // Until the connection ends: also a way to say how long an answer is.
+    server.will([Reply::raw(format!("HTTP/1.0 200 OK\r\n\r\n{odd}"))]);
+    assert_eq!(world.ask("").await.body, odd);
+    assert!(world.far.seen().is_empty());
+}
+
+/// Each of these fails before the client has anything: the agent far away answers, and nobody notices.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_before_the_first_token_is_asked_for_elsewhere() {
+    let (world, server) = world().await;
+    let huge = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "x".repeat(70_000));
+    let smuggled = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+    for reply in [
+        Reply::raw(""),
+        Reply::raw("HTTP/1.1 200 OK\r\ncontent-le"),
+        Reply::raw("SSH-2.0-OpenSSH_9.2\r\n\r\n"),
+        Reply::raw(huge),
+        Reply::raw(smuggled),
+        Reply::raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nnonsense\r\n"),
+        Reply::unended(&[]),
+        Reply::unended(&[OPENING]),
+        Reply::events(&[OPENING]),
+        Reply::events(&["<html>", DONE]),
+        Reply::events(&[r#"{"error":{"message":"out of memory"}}"#]),
+        Reply::json(200, "", "<html>"),
+        Reply::json(500, "", "a crash"),
+        Reply::json(302, "location: http://elsewhere/\r\n", ""),
+        Reply::json(401, "", r#"{"error":{"message":"whose key is this?"}}"#),
+        Reply::json(404, "", r#"{"error":{"message":"no such model"}}"#),
+        Reply::json(429, "retry-after: 7\r\n", "{}"),
+        Reply::json(503, "", "{}"),
+    ] {
+        server.will([reply.clone()]);
+        world.far.will([]);
+        let got = world.ask(STREAM).await;
+        let shown = format!("{reply:?}").chars().take(200).collect::<String>();
+        assert_eq!(got.status, 200, "{shown}: {}", got.body);
+        assert!(
+            got.body.contains("three") && got.body.ends_with("data: [DONE]\n\n"),
+            "{shown}: {}",
+            got.body
+        );
+        assert!(!got.body.contains("key"), "{shown}: {}", got.body);
+        assert_eq!((server.seen().len(), world.far.seen().len()), (1, 1), "{shown}");
+        // A success in between, so that the breaker stays out of this.
+        assert!(world.ask(STREAM).await.body.contains("two"), "{shown}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_answer_that_breaks_is_asked_for_elsewhere() {
+    let (world, server) = world().await;
+    for reply in [
+        Reply::raw("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"choices\":"),
+        Reply::json(200, "", r#"{"choices":["#),
+        Reply::json(200, "", r#"{"error":{"message":"no"}}"#),
+    ] {
+        server.will([reply.clone()]);
+        world.far.will([]);
+        let got = world.ask("").await;
+        assert_eq!(got.status, 200, "{reply:?}: {}", got.body);
+        assert!(got.body.contains("one two three"), "{reply:?}: {}", got.body);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_breaks_later_ends_with_an_error() {
+    let (world, server) = world().await;
+    server.will([Reply::unended(&[OPENING, ONE]).then_close_on_cue()]);
+    let (status, headers, body) = world.begin("anyone", STREAM).await;
+    let got = crate::world::got((status, headers, body), || server.go_on()).await;
+    assert!(got.whole && got.body.contains("one "), "{}", got.body);
+    assert!(got.body.contains(r#""code":"stream_interrupted""#), "{}", got.body);
+    assert!(!got.body.contains("[DONE]") && world.far.seen().is_empty(), "{}", got.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_of_the_request_is_passed_on() {
+    let (world, server) = world().await;
+    let refusal = r#"{"error":{"message":"too long","code":"context_length_exceeded"}}"#;
+    server.will([Reply::json(400, "", refusal)]);
+    let got = world.ask("").await;
+    assert_eq!((got.status, got.body.as_str()), (400, refusal));
+    assert!(world.far.seen().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_room_stays_in_use() {
+    let (world, server) = world().await;
+    server.will(std::iter::repeat_n(Reply::json(429, "", "{}"), 8));
+    for _ in 0..8 {
+        assert!(world.ask(STREAM).await.body.contains("three"));
+    }
+    assert!(world.ask(STREAM).await.body.contains("two"), "no breaker opened");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_used_again_and_a_dead_one_costs_nothing() {
+    let (world, server) = world().await;
+    server.will([]);
+    for _ in 0..5 {
+        assert!(world.ask(STREAM).await.body.contains("two"));
+    }
+    // A probe may hold one of them.
+    let used: BTreeSet<usize> = server.seen().iter().map(|seen| seen.connection).collect();
+    assert!(used.len() <= 2, "{used:?}");
+    for _ in 0..20 {
+        // A server may close whenever it likes, and says nothing before.
+        server.will([Reply::events(&[ONE, TWO, DONE]).then_close()]);
+        assert!(world.ask(STREAM).await.body.contains("two"));
+        assert!(world.ask(STREAM).await.body.contains("two"));
+        assert!(world.far.seen().is_empty(), "no other node was asked");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_closes_the_servers_connection() {
+    let (world, server) = world().await;
+    for reply in [Reply::unended(&[ONE]).then_hang(), Reply::unended(&[]).then_hang()] {
+        server.will([reply]);
+        let begun = tokio::time::timeout(Duration::from_millis(200), world.begin("anyone", STREAM)).await;
+        drop(begun);
+        server.until_left().await;
+    }
+}
+
+/// Operators name it, and its model needs neither a version nor a deployment.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_adopted_by_its_name_alone() {
+    let server = Server::start().await;
+    let scene = Scene::set().await;
+    let mut resources = scene.resources();
+    let is_left_out = |kind| matches!(kind, Kind::Node | Kind::Deployment | Kind::Version);
+    resources.retain(|resource| !is_left_out(resource.kind()));
+    resources.push(server.resource("us-east/vllm", 8));
+    scene.store(&resources);
+    let world = scene.start(None).await;
+    server.until_probed().await;
+    world.until_ready().await;
+    assert!(world.ask(STREAM).await.body.contains("two"));
+    let models = world.get("anyone", "/v1/models").await.body;
+    assert!(models.contains(r#""id":"m""#) && !models.contains("another"), "{models}");
+}
