@@ -53,6 +53,8 @@ pub enum Veto {
     Down,
     /// The breaker is open until then.
     BreakerOpen { until: Monotonic },
+    /// A server without an agent has as many requests of this edge as operators allow.
+    Full,
 }
 
 /// Why no node may serve a request.
@@ -72,6 +74,8 @@ pub enum NoRoute {
     Down,
     #[error("every node that could serve failed repeatedly and is left alone for {} ms", wait.as_millis())]
     BreakersOpen { wait: Duration },
+    #[error("every node that could serve has as many requests as it may")]
+    Full,
 }
 
 /// The plan for one attempt of a request that an edge in `here` has in hand.
@@ -88,7 +92,7 @@ pub fn route(
     let mut vetoes = Vec::new();
     for key in table.nodes.keys() {
         let seen = health.node(key).unwrap_or(&unseen);
-        match veto(key, table.is_drained(key), seen, ask, now) {
+        match veto(table, key, seen, ask, now) {
             Some(veto) => vetoes.push((key.clone(), veto)),
             None => choices.push(Choice {
                 node: key.clone(),
@@ -113,26 +117,39 @@ pub fn route(
     Ok(Plan { choices, vetoes })
 }
 
-fn veto(key: &NodeKey, drained: bool, seen: &NodeHealth, ask: Ask<'_>, now: Monotonic) -> Option<Veto> {
+fn veto(
+    table: &RoutingTable,
+    key: &NodeKey,
+    seen: &NodeHealth,
+    ask: Ask<'_>,
+    now: Monotonic,
+) -> Option<Veto> {
     if ask.regions.is_some_and(|regions| !regions.contains(&key.region)) {
         return Some(Veto::Residency);
     }
-    if drained {
+    if table.is_drained(key) {
         return Some(Veto::Drained);
     }
     match seen.readiness(ask.version, now) {
         Readiness::NotReady => return Some(Veto::NotReady),
         Readiness::Draining => return Some(Veto::Draining),
+        Readiness::Unknown if !table.may_serve(key, ask.version) => return Some(Veto::NotReady),
         Readiness::Ready | Readiness::Unknown => {}
     }
     if seen.is_down() {
         return Some(Veto::Down);
     }
-    seen.breaker.would_admit(now).err().map(|refused| Veto::BreakerOpen { until: refused.until })
+    if let Err(refused) = seen.breaker.would_admit(now) {
+        return Some(Veto::BreakerOpen { until: refused.until });
+    }
+    table.is_full(key, seen.in_flight).then_some(Veto::Full)
 }
 
 /// The filter that struck out the last hope is the one that says why.
 fn refusal(vetoes: &[(NodeKey, Veto)], now: Monotonic) -> NoRoute {
+    if vetoes.iter().any(|(_, veto)| *veto == Veto::Full) {
+        return NoRoute::Full;
+    }
     let breakers = vetoes.iter().filter_map(|(_, veto)| match veto {
         Veto::BreakerOpen { until } => Some(until.since(now)),
         _ => None,
@@ -146,7 +163,7 @@ fn refusal(vetoes: &[(NodeKey, Veto)], now: Monotonic) -> NoRoute {
         Some(Veto::Drained) => NoRoute::Drained,
         Some(Veto::NotReady) => NoRoute::NotReady,
         Some(Veto::Draining) => NoRoute::Draining,
-        Some(Veto::Down | Veto::BreakerOpen { .. }) => NoRoute::Down,
+        Some(Veto::Down | Veto::BreakerOpen { .. } | Veto::Full) => NoRoute::Down,
     }
 }
 
@@ -169,11 +186,10 @@ const REGION_TRIES_FREE: usize = 1;
 mod tests {
     use super::*;
     use crate::breaker::Outcome;
-    use crate::table::{Node, Region};
+    use crate::table::{Model, Node, Region};
     use proptest::prelude::*;
-    use types::intent::Agent;
-    use types::intent::NodeKind;
-    use types::{LoadFrame, LoadState, Place};
+    use types::intent::{Agent, NodeKind, OpenAiServer};
+    use types::{LoadFrame, LoadState, Place, UnixMs};
 
     const VERSION: [u8; 32] = [1; 32];
 
@@ -325,6 +341,36 @@ mod tests {
         // A hard fact also when nothing else is left.
         let home = [here.clone()];
         assert_eq!(route(&table, &health, &here, ask(Some(&home), &[]), at(0)), Err(NoRoute::Drained));
+    }
+
+    #[test]
+    fn a_server_without_an_agent_gets_what_it_serves_and_no_more_than_its_slots() {
+        let (mut table, mut health) = world();
+        let server = OpenAiServer {
+            base_url: "http://vllm:8000/v1".parse().unwrap(),
+            models: vec!["m".parse().unwrap()],
+            slots: 1,
+            secret: None,
+        };
+        table.nodes.get_mut(&europe_node()).unwrap().kind = NodeKind::OpenAi(server);
+        health.follow(&table);
+        let europe = [region("eu-west")];
+        let asked = |table: &RoutingTable, health: &Health| {
+            route(table, health, &region("us-east"), ask(Some(&europe), &[]), at(0)).map(|_| ())
+        };
+        assert_eq!(asked(&table, &health), Err(NoRoute::NotReady), "not one of its models, heard of or not");
+        let version = ModelVersion::from_digest(VERSION);
+        let model = Model { version, former: None, created: UnixMs(0) };
+        table.models.insert("m".parse().unwrap(), model);
+        assert_eq!(asked(&table, &health), Ok(()));
+        let permit = health.begin(&europe_node(), at(0)).unwrap();
+        assert_eq!(asked(&table, &health), Err(NoRoute::Full));
+        health.end(&europe_node(), permit, Outcome::Served, at(0));
+        assert_eq!(asked(&table, &health), Ok(()));
+        // Agents queue by themselves.
+        let _busy: Vec<_> = (0..100).map(|_| health.begin(&key("us-east/n1"), at(0)).unwrap()).collect();
+        let home = [region("us-east")];
+        assert!(route(&table, &health, &home[0], ask(Some(&home), &[]), at(0)).is_ok());
     }
 
     fn europe_node() -> NodeKey {

@@ -61,6 +61,22 @@ impl RoutingTable {
             || self.regions.get(&key.region).is_some_and(|region| region.drained)
     }
 
+    /// Whether a node may be asked for a version, as long as nothing was heard from it. Agents tell what they serve;
+    /// of a server without one operators do.
+    pub fn may_serve(&self, key: &NodeKey, version: ModelVersion) -> bool {
+        let Some(NodeKind::OpenAi(server)) = self.nodes.get(key).map(|node| &node.kind) else { return true };
+        let mut models = server.models.iter().filter_map(|name| self.models.get(name));
+        models.any(|model| model.version == version || model.former == Some(version))
+    }
+
+    /// Whether a node has as many requests of this edge as operators allow. Agents keep a line of their own.
+    pub fn is_full(&self, key: &NodeKey, in_flight: u32) -> bool {
+        match self.nodes.get(key).map(|node| &node.kind) {
+            Some(NodeKind::OpenAi(server)) => in_flight >= server.slots,
+            Some(NodeKind::Agent(_)) | None => false,
+        }
+    }
+
     /// Everything that is wrong with the table for an edge that stands in `here`.
     pub fn problems(&self, here: &RegionName) -> Vec<BadTable> {
         let mut problems = Vec::new();

@@ -16,7 +16,7 @@ impl RequestId {
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write_hex(f, &self.0)
     }
 }
 
@@ -134,6 +134,16 @@ impl FromStr for ReplicaId {
 pub struct BadId {
     pub kind: &'static str,
     pub shape: &'static str,
+}
+
+/// In one go: ids are written for every request.
+pub(crate) fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        text.extend([byte >> 4, byte & 15].map(|digit| char::from(DIGITS[usize::from(digit)])));
+    }
+    f.write_str(&text)
 }
 
 /// Exactly `N` bytes in lower-case hexadecimal.

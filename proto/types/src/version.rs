@@ -39,7 +39,7 @@ impl FromStr for ModelVersion {
 impl fmt::Display for ModelVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("sha256:")?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        crate::id::write_hex(f, &self.0)
     }
 }
 
