@@ -227,9 +227,12 @@ impl Upstream {
     /// The next bytes of an answer that is handed on unread; `None` at its clean end.
     pub(crate) async fn read_part(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         loop {
-            match self.session.read_response_body().await.map_err(UpstreamError::Broken)? {
-                Some(bytes) if bytes.is_empty() => {}
-                part => return Ok(part),
+            let part = match &mut self.way {
+                Way::Agent { session, .. } => read(session).await?,
+                Way::Plain(exchange) => exchange.read().await?.map(Bytes::copy_from_slice),
+            };
+            if part.as_ref().is_none_or(|bytes| !bytes.is_empty()) {
+                return Ok(part);
             }
         }
     }
