@@ -131,7 +131,7 @@ fn attacks() -> Vec<(&'static str, Vec<u8>)> {
             "a chunk extension of 1 MiB",
             chunked(&format!("{length:x};{}\r\n{json}\r\n0\r\n\r\n", "x".repeat(1 << 20))),
         ),
-        ("a chunk size beyond 64 bits", chunked(&format!("1{:016x}\r\n{json}\r\n0\r\n\r\n", length))),
+        ("a chunk size beyond 64 bits", chunked(&format!("1{length:016x}\r\n{json}\r\n0\r\n\r\n"))),
         ("a chunk size of 2^64 - 1", chunked(&format!("ffffffffffffffff\r\n{json}"))),
         ("a chunk size `+N`", chunked(&format!("+{length:x}\r\n{json}\r\n0\r\n\r\n"))),
         ("a chunk size `0xN`", chunked(&format!("0x{length:x}\r\n{json}\r\n0\r\n\r\n"))),

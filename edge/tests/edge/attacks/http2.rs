@@ -165,7 +165,7 @@ async fn streams_that_are_opened_to_be_reset_end_the_connection() {
         reset(stream, &tenant, &frame(DATA, END_STREAM, stream, body(r#", "stream":true"#).as_bytes()))
     });
     let hang = std::iter::repeat_with(|| Act::HangAfter(1));
-    world.near.will(hang.clone().take(1_000));
+    world.near.will(hang.take(1_000));
     world.far.will(hang.take(1_000));
     let by_tenant = {
         let mut talk = Talk::open(world.edge, &[]).await;
