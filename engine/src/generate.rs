@@ -1,4 +1,4 @@
-//! The step loop: one thread owns model, cache and scheduler, and turns tasks into events.
+//! The step loop: one thread owns model, cache and scheduler, and turns sequences into events.
 
 use crate::backend::cpu::KvCache;
 use crate::kv::{BLOCK_TOKENS, blocks_for};
@@ -69,6 +69,11 @@ impl Generator {
         self.model.config().vocabulary
     }
 
+    /// What ends an answer, unless the client ignores it.
+    pub fn end_tokens(&self) -> Vec<u32> {
+        self.model.config().end_tokens.clone()
+    }
+
     /// Works until everybody who could send a command is gone, or until told to halt.
     pub fn run(mut self, mut commands: Receiver<Command>) {
         while self.take_in(&mut commands).is_some() {
@@ -96,11 +101,12 @@ impl Generator {
     }
 
     fn obey(&mut self, command: Command) -> Option<()> {
-        let Command::Generate(Request { task, events, came, place }) = command else { return None };
+        let Command::Generate(request) = command else { return None };
+        let Request { sequence, events, came, place } = *request;
         let id = SequenceId(self.ids);
         self.ids += 1;
-        self.scheduler.enqueue(id, task.prompt.len());
-        let sequence = Sequence::new(task, &self.tokenizer);
+        // With what was generated elsewhere: to the scheduler that is one prompt.
+        self.scheduler.enqueue(id, sequence.tokens().len());
         self.answers.insert(id, Answer { sequence, events, came, place });
         Some(())
     }
@@ -116,6 +122,7 @@ impl Generator {
 
     fn step(&mut self) {
         let began = Instant::now();
+        self.load.step_begins();
         let step = self.scheduler.next_step();
         self.load.stands(self.standing());
         let mut logits = self.compute(&step);
@@ -147,8 +154,8 @@ impl Generator {
         let Some(answer) = self.answers.get_mut(&id) else { return };
         let Answer { sequence, events, came, .. } = answer;
         let progress = sequence.draw(logits, &self.model.config().end_tokens, &self.tokenizer);
-        if sequence.generated() == 1 {
-            self.metrics.first_token(came.elapsed().as_secs_f64(), sequence.prompt_tokens());
+        if sequence.drawn() == 1 {
+            self.metrics.first_token(came.elapsed().as_secs_f64(), sequence.tokens().len() - 1);
         }
         match progress {
             Ok(Progress::Going(piece)) => {

@@ -2,12 +2,14 @@
 
 mod answer;
 mod ask;
+mod logprobs;
 mod refuse;
 
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
+use ask::Target;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
@@ -33,6 +35,7 @@ pub struct Served {
     pub replica: Option<ReplicaId>,
     pub context_length: usize,
     pub vocabulary: usize,
+    pub end_tokens: Vec<u32>,
     pub queue: Queue,
     pub tokenizer: Arc<Tokenizer>,
     pub template: ChatTemplate,
@@ -56,6 +59,7 @@ fn router(served: Arc<Served>) -> Router {
     Router::new()
         .route(Endpoint::Chat.path(), post(chat))
         .route(Endpoint::Completions.path(), post(completions))
+        .route(internal::RESUME_PATH, post(resume))
         .route("/v1/models", get(models))
         .route("/v1/models/{*name}", get(model))
         .route("/rhumb/v1/load", get(load))
@@ -68,15 +72,19 @@ fn router(served: Arc<Served>) -> Router {
 }
 
 async fn chat(served: State<Arc<Served>>, request: Request) -> Response {
-    generate(served, Endpoint::Chat, request).await
+    generate(served, Target::Begin(Endpoint::Chat), request).await
 }
 
 async fn completions(served: State<Arc<Served>>, request: Request) -> Response {
-    generate(served, Endpoint::Completions, request).await
+    generate(served, Target::Begin(Endpoint::Completions), request).await
 }
 
-async fn generate(State(served): State<Arc<Served>>, endpoint: Endpoint, request: Request) -> Response {
-    match answer(&served, endpoint, request).await {
+async fn resume(served: State<Arc<Served>>, request: Request) -> Response {
+    generate(served, Target::Resume, request).await
+}
+
+async fn generate(State(served): State<Arc<Served>>, target: Target, request: Request) -> Response {
+    match answer(&served, target, request).await {
         Ok(response) => response,
         Err(refusal) => {
             if let Some(outcome) = refusal.outcome() {
@@ -88,18 +96,17 @@ async fn generate(State(served): State<Arc<Served>>, endpoint: Endpoint, request
 }
 
 /// One request's way through the engine.
-async fn answer(served: &Arc<Served>, endpoint: Endpoint, request: Request) -> Result<Response, Refusal> {
+async fn answer(served: &Arc<Served>, target: Target, request: Request) -> Result<Response, Refusal> {
     let (parts, body) = request.into_parts();
-    let head = ask::head(&parts.headers)?;
+    let head = ask::head(&parts.headers, target)?;
     let place = served.queue.enter()?;
     let body = receive(body).await?;
     let (model, asker) = (Arc::clone(served), head.clone());
     // Rendering and tokenising a long prompt takes long; other requests must not wait for it.
-    let asked = tokio::task::spawn_blocking(move || ask::body(&model, endpoint, &asker, &body));
-    let ask::Asked { style, task } = asked.await.map_err(|_| Refusal::Lost)??;
-    let prompt = answer::Prompt::of(&task.prompt);
-    let events = served.queue.submit(place, task)?;
-    let writer = answer::Writer::new(endpoint, &head, &style, prompt);
+    let asked = tokio::task::spawn_blocking(move || ask::body(&model, target, &asker, &body));
+    let ask::Asked { style, sequence } = asked.await.map_err(|_| Refusal::Lost)??;
+    let writer = answer::Writer::new(served, &head, &style, &sequence);
+    let events = served.queue.submit(place, sequence)?;
     if head.annotated || style.stream {
         Ok(answer::stream(Arc::clone(served), events, writer))
     } else {
@@ -142,8 +149,16 @@ async fn load(State(served): State<Arc<Served>>) -> String {
     served.queue.load_frame().to_string()
 }
 
-async fn livez() -> &'static str {
-    "ok\n"
+async fn livez(State(served): State<Arc<Served>>) -> (StatusCode, &'static str) {
+    liveness(served.queue.load().step_age())
+}
+
+/// An engine whose step does not end answers every question but the one that counts.
+fn liveness(step_age: Option<Duration>) -> (StatusCode, &'static str) {
+    match step_age {
+        Some(age) if age > STEP_MAX => (StatusCode::SERVICE_UNAVAILABLE, "a step does not end\n"),
+        _ => (StatusCode::OK, "ok\n"),
+    }
 }
 
 /// Says who is ready: an agent must not take another process on the port for the one it started.
@@ -177,8 +192,22 @@ const fn name(name: &'static str) -> HeaderName {
     HeaderName::from_static(name)
 }
 
-/// What the edge admits, with room for an agent's additions.
-const BODY_BYTES_MAX: usize = (32 << 20) + (64 << 10);
+/// What the edge admits, with room for the line that resumes a stream.
+const BODY_BYTES_MAX: usize = (32 << 20) + types::resume::LINE_BYTES_MAX;
 /// Edge and agent pass a body on as it comes, and its client may be slow. The edge's own deadline for it, 140 s, comes
 /// first, so that the edge is the one who speaks.
 const BODY_TIME_MAX: Duration = Duration::from_secs(150);
+/// The largest chunk of a prompt on the slowest host takes some seconds.
+const STEP_MAX: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_that_does_not_end_is_no_life() {
+        assert_eq!(liveness(None).0, StatusCode::OK);
+        assert_eq!(liveness(Some(STEP_MAX)).0, StatusCode::OK);
+        assert_eq!(liveness(Some(STEP_MAX + Duration::from_millis(1))).0, StatusCode::SERVICE_UNAVAILABLE);
+    }
+}

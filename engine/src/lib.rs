@@ -2,7 +2,8 @@
 //!
 //! In reading order, along a request's way: [`http`] asks and answers · [`queue`] lets in and turns away ·
 //! [`schedule`] who computes what in a step · [`generate`] the step loop · [`sequence`] one answer in the
-//! making · [`model`] Llama · [`backend`] its arithmetic · [`sample`] draws tokens · [`stop`] stop strings.
+//! making · [`model`] Llama · [`backend`] its arithmetic · [`penalty`] what the
+//! client adds to it · [`sample`] draws tokens · [`logprobs`] how probable they were · [`stop`] stop strings.
 //! Beside it: [`start`] loads and checks · [`manifest`] what a version is made of · [`tokenizer`] ·
 //! [`template`] · [`kv`] who holds which block · [`load`] what the engine says of itself · [`metrics`].
 
@@ -11,9 +12,11 @@ pub mod generate;
 pub mod http;
 pub mod kv;
 pub mod load;
+pub mod logprobs;
 pub mod manifest;
 pub mod metrics;
 pub mod model;
+pub mod penalty;
 pub mod queue;
 pub mod sample;
 pub mod schedule;
@@ -110,13 +113,14 @@ pub async fn run(
         load,
         Arc::clone(&metrics),
     );
-    let vocabulary = generator.vocabulary();
+    let (vocabulary, end_tokens) = (generator.vocabulary(), generator.end_tokens());
     let loop_ended = spawn_step_loop(move || generator.run(commands))?;
     let served = Arc::new(Served {
         name: config.served_name,
         replica: config.replica,
         context_length,
         vocabulary,
+        end_tokens,
         queue,
         tokenizer,
         template,

@@ -1,7 +1,7 @@
 //! What the engine says of its own load: written by the step loop, read by whoever asks.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use types::{LoadFrame, LoadState};
 
 /// Counters are read one by one: a frame may mix two neighbouring steps, which routing does not mind.
@@ -16,6 +16,9 @@ pub struct Load {
     step_us: Mean,
     prefill_rate: Mean,
     decode_rate: Mean,
+    epoch: Instant,
+    /// When the step began that goes on now, in microseconds of the epoch and one more; 0 between steps.
+    step_began: AtomicU64,
 }
 
 /// The scheduler's state after a step.
@@ -43,7 +46,19 @@ impl Load {
             step_us: Mean::default(),
             prefill_rate: Mean::default(),
             decode_rate: Mean::default(),
+            epoch: Instant::now(),
+            step_began: AtomicU64::new(0),
         }
+    }
+
+    pub fn step_begins(&self) {
+        self.step_began.store(self.epoch.elapsed().as_micros() as u64 + 1, Relaxed);
+    }
+
+    /// How long the step takes that goes on now.
+    pub fn step_age(&self) -> Option<Duration> {
+        let began = self.step_began.load(Relaxed).checked_sub(1)?;
+        Some(self.epoch.elapsed().saturating_sub(Duration::from_micros(began)))
     }
 
     pub fn stands(&self, standing: Standing) {
@@ -54,6 +69,7 @@ impl Load {
 
     /// A step took this long, with the wait that a least step time adds.
     pub fn stepped(&self, took: Duration, prefilled: usize, decoded: usize) {
+        self.step_began.store(0, Relaxed);
         let seconds = took.as_secs_f64().max(1e-6);
         self.step_us.add(seconds * 1e6);
         for (mean, tokens) in [(&self.prefill_rate, prefilled), (&self.decode_rate, decoded)] {
@@ -123,7 +139,10 @@ mod tests {
     #[test]
     fn rates_follow_the_steps_that_did_the_work() {
         let load = Load::new(7, 8, 1024);
+        load.step_begins();
+        assert!(load.step_age().is_some());
         load.stepped(Duration::from_millis(10), 100, 0);
+        assert_eq!(load.step_age(), None);
         load.stepped(Duration::from_millis(20), 0, 4);
         load.stands(Standing { running: 3, uncomputed_tokens: 50_000, kv_free_tokens: 64 });
         let frame = load.frame(LoadState::Serving, 5);

@@ -1,7 +1,7 @@
-//! The door between HTTP and the step loop: who may come in, and how tasks and events pass.
+//! The door between HTTP and the step loop: who may come in, and how sequences and events pass.
 
 use crate::load::Load;
-use crate::sequence::Task;
+use crate::sequence::Sequence;
 use crate::stop::Piece;
 use openai::FinishReason;
 use std::sync::Arc;
@@ -42,22 +42,22 @@ pub enum Refused {
 /// What the step loop is told.
 #[derive(Debug)]
 pub enum Command {
-    Generate(Request),
+    Generate(Box<Request>),
     /// End now, whatever runs.
     Halt,
 }
 
 #[derive(Debug)]
 pub struct Request {
-    pub task: Task,
-    /// Has room for all events of the task, so that a slow reader never stops the loop.
+    pub sequence: Sequence,
+    /// Has room for all events of the sequence, so that a slow reader never stops the loop.
     pub events: Sender<Event>,
     pub came: Instant,
     pub place: Place,
 }
 
 /// What the step loop answers. A stream that closes without `End` or `Failed` lost its loop.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Event {
     Text(Piece),
     End(Piece, FinishReason),
@@ -88,12 +88,12 @@ impl Queue {
         }
     }
 
-    /// Hands a task to the step loop. Dropping the receiver cancels it.
-    pub fn submit(&self, place: Place, task: Task) -> Result<Receiver<Event>, Refused> {
+    /// Hands a sequence to the step loop. Dropping the receiver cancels it.
+    pub fn submit(&self, place: Place, sequence: Sequence) -> Result<Receiver<Event>, Refused> {
         // At most one event for each token.
-        let (events, receiver) = mpsc::channel(task.max_tokens + 1);
-        let request = Request { task, events, came: Instant::now(), place };
-        self.commands.try_send(Command::Generate(request)).map_err(|_| Refused::Stopped)?;
+        let (events, receiver) = mpsc::channel(sequence.left() + 1);
+        let request = Request { sequence, events, came: Instant::now(), place };
+        self.commands.try_send(Command::Generate(Box::new(request))).map_err(|_| Refused::Stopped)?;
         Ok(receiver)
     }
 

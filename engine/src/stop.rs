@@ -3,11 +3,15 @@
 //! Tokens are held whole, because an event carries exactly the tokens whose text it releases. The stop string
 //! and what follows it are never released; its tokens were generated all the same and travel with the end.
 
+use crate::logprobs::TokenLogprobs;
+
 /// Tokens and the text that they release.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Piece {
     pub ids: Vec<u32>,
     pub text: String,
+    /// Of each token but one that ended the answer; empty where nobody asked.
+    pub logprobs: Vec<TokenLogprobs>,
 }
 
 #[derive(Debug)]
@@ -16,10 +20,13 @@ pub struct StopStrings {
     held: Vec<Piece>,
     /// The text of all held pieces.
     text: String,
+    /// So many of the first held pieces went out before the answer moved here. They only count as what a stop string
+    /// may begin with.
+    gone: usize,
 }
 
 /// What a new piece leads to.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Release {
     /// This may go out now; perhaps nothing.
     Go(Piece),
@@ -30,34 +37,50 @@ pub enum Release {
 impl StopStrings {
     /// None of the strings may be empty.
     pub fn new(stops: Vec<String>) -> Self {
-        Self { stops, held: Vec::new(), text: String::new() }
+        Self { stops, held: Vec::new(), text: String::new(), gone: 0 }
     }
 
     pub fn push(&mut self, piece: Piece) -> Release {
         self.text.push_str(&piece.text);
         self.held.push(piece);
         if let Some(begin) = self.first_completed() {
+            let gone: usize = self.held[..self.gone].iter().map(|piece| piece.text.len()).sum();
             let mut last = self.flush();
-            last.text.truncate(begin);
+            last.text.truncate(begin.saturating_sub(gone));
             return Release::Stop(last);
         }
         let safe = self.text.len() - self.longest_beginning();
         let mut end = 0;
         let pieces = self.held.iter().take_while(|piece| {
-            end += piece.text.len();
-            end <= safe
+            let fits = end + piece.text.len() <= safe;
+            if fits {
+                end += piece.text.len();
+            }
+            fits
         });
         let count = pieces.count();
-        let pieces = self.held.drain(..count);
-        let released = pieces.reduce(Piece::followed_by).unwrap_or_default();
-        self.text.drain(..released.text.len());
-        Release::Go(released)
+        self.text.drain(..end);
+        Release::Go(self.take(count))
     }
 
     /// The answer ended otherwise: what was held is part of it.
     pub fn flush(&mut self) -> Piece {
         self.text.clear();
-        self.held.drain(..).reduce(Piece::followed_by).unwrap_or_default()
+        self.take(self.held.len())
+    }
+
+    /// All that is held is out already, where the answer was made before; returns its text. Nothing of it comes
+    /// out again.
+    pub fn all_gone(&mut self) -> &str {
+        self.gone = self.held.len();
+        &self.text
+    }
+
+    /// The first held pieces, without those that are out.
+    fn take(&mut self, count: usize) -> Piece {
+        let gone = self.gone.min(count);
+        self.gone -= gone;
+        self.held.drain(..count).skip(gone).reduce(Piece::followed_by).unwrap_or_default()
     }
 
     /// Where the stop string begins that is complete first; of several, the longest. So the answer does not
@@ -88,6 +111,7 @@ impl Piece {
     pub fn followed_by(mut self, next: Self) -> Self {
         self.ids.extend(next.ids);
         self.text.push_str(&next.text);
+        self.logprobs.extend(next.logprobs);
         self
     }
 }
@@ -98,7 +122,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn piece(id: u32, text: &str) -> Piece {
-        Piece { ids: vec![id], text: text.to_owned() }
+        Piece { ids: vec![id], text: text.to_owned(), ..Piece::default() }
     }
 
     #[test]
@@ -106,11 +130,11 @@ mod tests {
         let mut stop = StopStrings::new(vec!["lo wo".to_owned()]);
         assert_eq!(stop.push(piece(1, "hel")), Release::Go(Piece::default()));
         assert_eq!(stop.push(piece(2, "lo")), Release::Go(piece(1, "hel")));
-        let both = Piece { ids: vec![2, 3], text: "lo, ".to_owned() };
+        let both = piece(2, "lo").followed_by(piece(3, ", "));
         assert_eq!(stop.push(piece(3, ", ")), Release::Go(both));
         assert_eq!(stop.push(piece(4, "and")), Release::Go(piece(4, "and")));
         assert_eq!(stop.push(piece(5, "el lo w")), Release::Go(Piece::default()));
-        let end = Piece { ids: vec![5, 6], text: "el ".to_owned() };
+        let end = piece(5, "el ").followed_by(piece(6, ""));
         assert_eq!(stop.push(piece(6, "orld")), Release::Stop(end));
     }
 

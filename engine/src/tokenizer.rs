@@ -1,6 +1,7 @@
 //! Text to token ids and back.
 
 use crate::stop::Piece;
+use std::collections::BTreeSet;
 use std::path::Path;
 use tokenizers::DecoderWrapper;
 
@@ -13,6 +14,9 @@ pub struct Tokenizer {
     /// Ids at or above name no token.
     ids: usize,
     context: usize,
+    /// Spelled as they are written, whatever the decoder.
+    added: BTreeSet<u32>,
+    is_byte_level: bool,
 }
 
 /// Why there is no tokenizer.
@@ -40,9 +44,10 @@ impl Tokenizer {
         let token_bytes_max = vocabulary.keys().map(String::len).max().unwrap_or(0);
         let ids = vocabulary.values().max().map_or(0, |id| *id as usize + 1);
         // Byte-level tokens say all by themselves; others lose a leading space without their neighbours.
-        let context =
-            if matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_))) { 0 } else { CONTEXT };
-        Ok(Self { inner, token_bytes_max, ids, context })
+        let is_byte_level = matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
+        let context = if is_byte_level { 0 } else { CONTEXT };
+        let added = inner.get_added_tokens_decoder().keys().copied().collect();
+        Ok(Self { inner, token_bytes_max, ids, context, added, is_byte_level })
     }
 
     /// A special token that is spelled out in a text becomes that token, as in Hugging Face and vLLM: a user's message
@@ -64,6 +69,28 @@ impl Tokenizer {
         text.len() / self.token_bytes_max.max(1)
     }
 
+    /// The bytes that one token stands for, which need not be whole characters. Unlike [`Tokenizer::decode`], special
+    /// tokens are spelled out.
+    pub fn spelling(&self, id: u32) -> Vec<u8> {
+        let Some(token) = self.inner.id_to_token(id) else { return Vec::new() };
+        if self.added.contains(&id) {
+            return token.into_bytes();
+        }
+        if self.is_byte_level {
+            let byte = |character| byte_of(character).map_or_else(|| vec![b'?'], |byte| vec![byte]);
+            return token.chars().flat_map(byte).collect();
+        }
+        // SentencePiece writes a byte as <0xE2>, and a space as U+2581.
+        let byte =
+            token.strip_prefix("<0x").and_then(|rest| u8::from_str_radix(rest.strip_suffix('>')?, 16).ok());
+        byte.map_or_else(|| token.replace('\u{2581}', " ").into_bytes(), |byte| vec![byte])
+    }
+
+    /// False for tokens that have no text in an answer.
+    pub fn is_text(&self, id: u32) -> bool {
+        !self.added.contains(&id)
+    }
+
     pub fn knows(&self, id: u32) -> bool {
         (id as usize) < self.ids
     }
@@ -81,6 +108,11 @@ impl Detokenizer {
     pub fn after(prompt: &[u32], tokenizer: &Tokenizer) -> Self {
         let window = prompt[prompt.len().saturating_sub(tokenizer.context)..].to_vec();
         Self { released: window.len(), window }
+    }
+
+    /// Nothing is kept back.
+    pub fn is_between_characters(&self) -> bool {
+        self.window.len() == self.released
     }
 
     /// The ids and the text that can go out with this one, if there is any text.
@@ -112,7 +144,17 @@ impl Detokenizer {
         let ids = self.window[self.released..].to_vec();
         self.window.drain(..self.window.len().saturating_sub(tokenizer.context));
         self.released = self.window.len();
-        Piece { ids, text }
+        Piece { ids, text, ..Piece::default() }
+    }
+}
+
+/// The byte that a byte-level vocabulary writes as this character: printable ones as themselves, the others in order
+/// from U+0100 on.
+fn byte_of(character: char) -> Option<u8> {
+    let is_itself = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    match u32::from(character) {
+        code @ 0..=0xff => u8::try_from(code).ok().filter(|byte| is_itself(*byte)),
+        code => (0..=255u8).filter(|byte| !is_itself(*byte)).nth(usize::try_from(code - 0x100).ok()?),
     }
 }
 

@@ -2,26 +2,20 @@
 
 use super::ask::{Head, Style};
 use super::refuse::Refusal;
-use super::{Served, name};
+use super::{Served, logprobs, name};
 use crate::metrics::Outcome;
 use crate::queue::Event;
+use crate::sequence::Sequence;
 use crate::stop::Piece;
+use crate::tokenizer::Tokenizer;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use openai::chunk::{CHAT_CHUNK, ChatChoice, CompletionChoice, Delta, TEXT_COMPLETION};
 use openai::{Assembler, ChatChunk, CompletionChunk, Endpoint, FinishReason, Usage, sse};
-use std::convert::Infallible;
 use std::sync::Arc;
 use tokio::sync::mpsc::Receiver;
 use types::{EventId, PrefixHash, StreamPosition, header as internal};
-
-/// What an answer needs to know of its prompt.
-#[derive(Debug, Clone, Copy)]
-pub struct Prompt {
-    tokens: usize,
-    hash: PrefixHash,
-}
 
 /// Writes the chunks of one answer.
 #[derive(Debug)]
@@ -34,28 +28,43 @@ pub struct Writer {
     include_usage: bool,
     /// Goes out with the first chunk.
     echo: Option<String>,
-    prompt: Prompt,
+    prompt_tokens: usize,
     position: StreamPosition,
+    /// Characters of text so far.
+    characters: usize,
+    tokenizer: Arc<Tokenizer>,
 }
 
-impl Prompt {
-    pub fn of(ids: &[u32]) -> Self {
-        Self { tokens: ids.len(), hash: PrefixHash::of_prompt(ids) }
-    }
+/// What follows the bytes of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    GoesOn,
+    Ends,
+    /// The connection closes in the middle of the body.
+    BreaksOff,
 }
+
+#[derive(Debug, thiserror::Error)]
+#[error("the engine cannot go on with this answer")]
+struct BrokenOff;
 
 impl Writer {
-    pub fn new(endpoint: Endpoint, head: &Head, style: &Style, prompt: Prompt) -> Self {
+    pub fn new(served: &Served, head: &Head, style: &Style, sequence: &Sequence) -> Self {
+        let mut position = StreamPosition::start(PrefixHash::of_prompt(sequence.prompt()));
+        position.release(sequence.resumed().to_vec());
+        let is_begun = position.position() > 0;
         Self {
-            endpoint,
-            id: format!("{}{}", endpoint.id_prefix(), head.request_id),
+            endpoint: style.endpoint,
+            id: format!("{}{}", style.endpoint.id_prefix(), head.request_id),
             created: head.created,
             model: style.model.clone(),
             annotated: head.annotated,
             include_usage: style.include_usage,
-            echo: Some(style.echo.clone()),
-            prompt,
-            position: StreamPosition::start(prompt.hash),
+            echo: (!is_begun).then(|| style.echo.clone()),
+            prompt_tokens: sequence.prompt().len(),
+            position,
+            characters: sequence.resumed_characters() + if is_begun { style.echo.chars().count() } else { 0 },
+            tokenizer: Arc::clone(&served.tokenizer),
         }
     }
 
@@ -72,13 +81,16 @@ impl Writer {
                     role: first.then_some("assistant"),
                     content: (first || !text.is_empty()).then_some(text.as_str()),
                 };
-                self.chat(vec![ChatChoice { index: 0, delta, logprobs: None, finish_reason }], usage)
+                let logprobs = logprobs::of_chat(&piece.logprobs, &self.tokenizer);
+                self.chat(vec![ChatChoice { index: 0, delta, logprobs, finish_reason }], usage)
             }
             Endpoint::Completions => {
-                let choice = CompletionChoice { index: 0, text: &text, logprobs: None, finish_reason };
+                let logprobs = logprobs::of_completion(&piece.logprobs, &self.tokenizer, self.characters);
+                let choice = CompletionChoice { index: 0, text: &text, logprobs, finish_reason };
                 self.completion(vec![choice], usage)
             }
         };
+        self.characters += text.chars().count();
         (event_id, data)
     }
 
@@ -103,11 +115,11 @@ impl Writer {
     }
 
     fn usage(&self) -> Usage {
-        Usage::new(self.prompt.tokens as u64, self.position.position())
+        Usage::new(self.prompt_tokens as u64, self.position.position())
     }
 
-    /// Adds all that an event puts on the wire. False after the last.
-    fn write(&mut self, out: &mut Vec<u8>, event: Option<Event>, served: &Served) -> bool {
+    /// Adds all that an event puts on the wire.
+    fn write(&mut self, out: &mut Vec<u8>, event: Option<Event>, served: &Served) -> Then {
         let (piece, finish_reason) = match event {
             Some(Event::Text(piece)) => (piece, None),
             Some(Event::End(last, reason)) => (last, Some(reason)),
@@ -116,15 +128,19 @@ impl Writer {
                     // The step loop is gone, and did not count it.
                     served.metrics.ended(Outcome::Failed);
                 }
+                if self.annotated {
+                    // Whoever can go on elsewhere must see at once that this is no end.
+                    return Then::BreaksOff;
+                }
                 // No [DONE] follows: clients take a stream without it for broken, which it is.
                 sse::write_event(out, None, Refusal::Lost.to_client().1.to_json().as_bytes());
-                return false;
+                return Then::Ends;
             }
         };
         let chunk = self.chunk(piece, finish_reason);
         self.write_chunk(out, &chunk);
         if finish_reason.is_none() {
-            return true;
+            return Then::GoesOn;
         }
         if self.include_usage {
             let chunk = self.usage_chunk();
@@ -135,7 +151,7 @@ impl Writer {
             sse::write_comment(out, &format_args!("{}{frame}", internal::LOAD_COMMENT));
         }
         sse::write_event(out, None, sse::DONE);
-        false
+        Then::Ends
     }
 
     fn write_chunk(&self, out: &mut Vec<u8>, (id, data): &(EventId, Vec<u8>)) {
@@ -148,17 +164,21 @@ impl Writer {
 /// cancels the task.
 pub fn stream(served: Arc<Served>, events: Receiver<Event>, writer: Writer) -> Response {
     let headers = stream_headers(&served, &writer);
-    let state = Some((served, events, writer));
-    let body = futures_util::stream::unfold(state, |state| async {
-        let (served, mut events, mut writer) = state?;
-        let mut out = Vec::new();
-        let mut goes_on = writer.write(&mut out, events.recv().await, &served);
-        // What a slow reader let pile up goes out in one write.
-        while goes_on && out.len() < WRITE_BYTES {
-            let Ok(event) = events.try_recv() else { break };
-            goes_on = writer.write(&mut out, Some(event), &served);
+    let state = (Then::GoesOn, served, events, writer);
+    let body = futures_util::stream::unfold(state, |(then, served, mut events, mut writer)| async move {
+        match then {
+            Then::GoesOn => {}
+            Then::Ends => return None,
+            Then::BreaksOff => return Some((Err(BrokenOff), (Then::Ends, served, events, writer))),
         }
-        Some((Ok::<_, Infallible>(Bytes::from(out)), goes_on.then_some((served, events, writer))))
+        let mut out = Vec::new();
+        let mut then = writer.write(&mut out, events.recv().await, &served);
+        // What a slow reader let pile up goes out in one write.
+        while then == Then::GoesOn && out.len() < WRITE_BYTES {
+            let Ok(event) = events.try_recv() else { break };
+            then = writer.write(&mut out, Some(event), &served);
+        }
+        Some((Ok(Bytes::from(out)), (then, served, events, writer)))
     });
     (headers, Body::from_stream(body)).into_response()
 }
@@ -192,8 +212,8 @@ fn stream_headers(served: &Served, writer: &Writer) -> HeaderMap {
         let mut say = |name: HeaderName, value: String| {
             headers.insert(name, HeaderValue::from_str(&value).expect("ids and numbers are plain text"));
         };
-        say(name(internal::PROMPT_TOKENS), writer.prompt.tokens.to_string());
-        say(name(internal::PREFIX_HASH), writer.prompt.hash.to_string());
+        say(name(internal::PROMPT_TOKENS), writer.prompt_tokens.to_string());
+        say(name(internal::PREFIX_HASH), writer.position.hash().to_string());
         say(name(internal::LOAD), served.queue.load_frame().to_string());
         if let Some(replica) = &served.replica {
             say(name(internal::REPLICA), replica.to_string());

@@ -2,12 +2,13 @@
 
 use super::Served;
 use super::refuse::Refusal;
+use crate::penalty::Penalties;
 use crate::sample::Sampler;
-use crate::sequence::Task;
+use crate::sequence::{Sequence, Task};
 use axum::http::HeaderMap;
 use openai::{BadRequest, ChatRequest, CompletionRequest, Endpoint, Prompt, Sampling};
 use std::time::{SystemTime, UNIX_EPOCH};
-use types::{RequestId, header};
+use types::{RequestId, ResumeLine, header};
 
 /// What the internal headers say; for a plain OpenAI client, what they would have said.
 #[derive(Debug, Clone)]
@@ -20,15 +21,24 @@ pub struct Head {
     pub annotated: bool,
 }
 
+/// What a path stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    Begin(Endpoint),
+    /// The body's first line says which endpoint, and how far it came.
+    Resume,
+}
+
 #[derive(Debug)]
 pub struct Asked {
     pub style: Style,
-    pub task: Task,
+    pub sequence: Sequence,
 }
 
 /// How the answer is to look.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Style {
+    pub endpoint: Endpoint,
     pub model: String,
     pub stream: bool,
     pub include_usage: bool,
@@ -36,7 +46,7 @@ pub struct Style {
     pub echo: String,
 }
 
-pub fn head(headers: &HeaderMap) -> Result<Head, Refusal> {
+pub fn head(headers: &HeaderMap, target: Target) -> Result<Head, Refusal> {
     let text = |name: &'static str| match headers.get(name).map(|value| value.to_str()) {
         None => Ok(None),
         Some(Ok(text)) => Ok(Some(text)),
@@ -46,6 +56,8 @@ pub fn head(headers: &HeaderMap) -> Result<Head, Refusal> {
         return Err(Refusal::Protocol { header: header::PROTOCOL });
     }
     let annotated = match text(header::STREAM)? {
+        // Nobody can go on with a stream whose events say no positions.
+        None if target == Target::Resume => return Err(Refusal::Protocol { header: header::STREAM }),
         None => false,
         Some(header::STREAM_ANNOTATED) => true,
         Some(_) => return Err(Refusal::Protocol { header: header::STREAM }),
@@ -68,13 +80,30 @@ pub fn head(headers: &HeaderMap) -> Result<Head, Refusal> {
     })
 }
 
-pub fn body(served: &Served, endpoint: Endpoint, head: &Head, body: &[u8]) -> Result<Asked, Refusal> {
+pub fn body(served: &Served, target: Target, head: &Head, body: &[u8]) -> Result<Asked, Refusal> {
+    let (endpoint, seed, token_ids, body) = match target {
+        Target::Begin(endpoint) => (endpoint, head.seed, Vec::new(), body),
+        Target::Resume => {
+            let (line, body) = ResumeLine::split(body)?;
+            let endpoint = Endpoint::of_path(&line.path).ok_or(Refusal::ResumePath)?;
+            (endpoint, line.seed, line.token_ids, body)
+        }
+    };
+    if token_ids.iter().any(|id| *id as usize >= served.vocabulary) {
+        return Err(Refusal::ResumeToken);
+    }
+    let (style, task) = task(served, endpoint, seed, body)?;
+    let sequence = Sequence::new(task, &served.tokenizer);
+    Ok(Asked { style, sequence: sequence.resume(&token_ids, &served.end_tokens, &served.tokenizer)? })
+}
+
+fn task(served: &Served, endpoint: Endpoint, seed: u64, body: &[u8]) -> Result<(Style, Task), Refusal> {
     match endpoint {
         Endpoint::Chat => {
             let ChatRequest { model, messages, sampling } = ChatRequest::parse(body)?;
             let text = served.template.render(&messages, true)?;
             let prompt = encode(served, &text, &sampling, false)?;
-            asked(served, head, model, prompt, String::new(), sampling)
+            checked(served, Asks { endpoint, seed, model, prompt, echo: String::new(), sampling })
         }
         Endpoint::Completions => {
             let CompletionRequest { model, prompt, echo, sampling } = CompletionRequest::parse(body)?;
@@ -87,30 +116,40 @@ pub fn body(served: &Served, endpoint: Endpoint, head: &Head, body: &[u8]) -> Re
                 Prompt::Text(text) => text,
                 Prompt::TokenIds(ids) => served.tokenizer.decode(&ids)?,
             };
-            asked(served, head, model, ids, echo, sampling)
+            checked(served, Asks { endpoint, seed, model, prompt: ids, echo, sampling })
         }
     }
 }
 
-fn asked(
-    served: &Served,
-    head: &Head,
+/// A request as both endpoints have it.
+struct Asks {
+    endpoint: Endpoint,
+    seed: u64,
     model: String,
     prompt: Vec<u32>,
     echo: String,
     sampling: Sampling,
-) -> Result<Asked, Refusal> {
-    if prompt.is_empty() || prompt.iter().any(|id| *id as usize >= served.vocabulary) {
+}
+
+fn checked(served: &Served, asks: Asks) -> Result<(Style, Task), Refusal> {
+    let Asks { endpoint, seed, model, prompt, echo, sampling } = asks;
+    let is_token = |id: &u32| (*id as usize) < served.vocabulary;
+    if prompt.is_empty() || !prompt.iter().all(is_token) {
         let expected = "one or more of this model's tokens";
         return Err(BadRequest::OutOfRange { param: "prompt", expected }.into());
+    }
+    if !sampling.logit_bias.keys().all(is_token) {
+        return Err(BadRequest::OutOfRange { param: "logit_bias", expected: "of this model's tokens" }.into());
     }
     let room = room(served, prompt.len(), &sampling).ok_or_else(|| BadRequest::ContextLengthExceeded {
         prompt_tokens: prompt.len() as u64,
         max_tokens: sampling.max_tokens.unwrap_or(1),
         context_length: served.context_length as u64,
     })?;
-    // The client's own seed wins, so that the same body gives the same answer through any edge.
-    let seed = sampling.seed.map_or(head.seed, i64::cast_unsigned);
+    // Plain OpenAI has usage in streams only when asked; whole answers always have it.
+    let include_usage = sampling.stream && sampling.include_usage;
+    let style = Style { endpoint, model, stream: sampling.stream, include_usage, echo };
+    let Sampling { frequency_penalty, presence_penalty, logit_bias, .. } = sampling;
     let task = Task {
         max_tokens: sampling.max_tokens.map_or(room, |max_tokens| max_tokens as usize),
         prompt,
@@ -118,15 +157,16 @@ fn asked(
             temperature: sampling.temperature,
             top_p: sampling.top_p,
             top_k: sampling.top_k as usize,
-            seed,
+            // The client's own seed wins, so that the same body gives the same answer through any edge.
+            seed: sampling.seed.map_or(seed, i64::cast_unsigned),
         },
+        penalties: Penalties::new(frequency_penalty, presence_penalty, logit_bias),
         stops: sampling.stop,
         min_tokens: usize::try_from(sampling.min_tokens).unwrap_or(usize::MAX),
         ignore_eos: sampling.ignore_eos,
+        logprobs: sampling.logprobs.map(|top| top as usize),
     };
-    // Plain OpenAI has usage in streams only when asked; whole answers always have it.
-    let include_usage = sampling.stream && sampling.include_usage;
-    Ok(Asked { style: Style { model, stream: sampling.stream, include_usage, echo }, task })
+    Ok((style, task))
 }
 
 fn encode(served: &Served, text: &str, sampling: &Sampling, special: bool) -> Result<Vec<u32>, Refusal> {

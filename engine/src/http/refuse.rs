@@ -4,12 +4,13 @@
 use super::name;
 use crate::metrics::Outcome;
 use crate::queue::Refused;
+use crate::sequence::NotResumable;
 use crate::template::RenderError;
 use crate::tokenizer::TokenizeError;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use openai::{BadRequest, ErrorObject};
-use types::{Failure, ReplicaId, header as internal};
+use types::{BadResume, Failure, ReplicaId, header as internal};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
@@ -33,6 +34,14 @@ pub enum Refusal {
     NoSuchModel,
     #[error("the header {header} is not what the internal protocol says")]
     Protocol { header: &'static str },
+    #[error(transparent)]
+    ResumeLine(#[from] BadResume),
+    #[error("a stream of another path cannot be resumed")]
+    ResumePath,
+    #[error("a released token is none of this model's")]
+    ResumeToken,
+    #[error(transparent)]
+    NotResumable(#[from] NotResumable),
     #[error("the engine's queue is full; try again later")]
     QueueFull { retry_after_seconds: u64 },
     #[error("the engine is draining and takes nothing new")]
@@ -81,7 +90,11 @@ impl Refusal {
             Self::NoSuchPath => (404, error(CLIENT, "unknown_url")),
             Self::NoSuchMethod => (405, error(CLIENT, "method_not_supported")),
             Self::NoSuchModel => (404, error(CLIENT, "model_not_found").about("model")),
-            Self::Protocol { .. } => (Failure::Protocol.status(), error(CLIENT, "protocol")),
+            Self::Protocol { .. }
+            | Self::ResumeLine(_)
+            | Self::ResumePath
+            | Self::ResumeToken
+            | Self::NotResumable(_) => (Failure::Protocol.status(), error(CLIENT, "protocol")),
             Self::QueueFull { .. } => (Failure::QueueFull.status(), error(SERVER, "queue_full")),
             Self::Draining => (Failure::Draining.status(), error(SERVER, "draining")),
             Self::Lost | Self::GivenUp => (Failure::ReplicaFailed.status(), error(SERVER, "engine_failed")),
@@ -91,7 +104,11 @@ impl Refusal {
     /// None where it is the model's word, meant for the client.
     fn failure(&self) -> Option<Failure> {
         match self {
-            Self::Protocol { .. } => Some(Failure::Protocol),
+            Self::Protocol { .. }
+            | Self::ResumeLine(_)
+            | Self::ResumePath
+            | Self::ResumeToken
+            | Self::NotResumable(_) => Some(Failure::Protocol),
             Self::QueueFull { .. } => Some(Failure::QueueFull),
             Self::Draining => Some(Failure::Draining),
             Self::Lost | Self::GivenUp => Some(Failure::ReplicaFailed),

@@ -105,11 +105,15 @@ pub async fn get(address: SocketAddr, path: &str) -> Answer {
 }
 
 pub async fn post(address: SocketAddr, path: &str, headers: &[(&str, &str)], body: Value) -> Answer {
+    post_bytes(address, path, headers, body.to_string().into_bytes()).await
+}
+
+pub async fn post_bytes(address: SocketAddr, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
     let mut request = Request::post(path).header("host", "engine");
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    send(address, request.body(Full::from(body.to_string())).unwrap()).await
+    send(address, request.body(Full::from(body)).unwrap()).await
 }
 
 /// On a connection of its own, which closes when the answer is dropped.
@@ -149,6 +153,11 @@ impl Answer {
             let frame = self.body.frame().await?.unwrap();
             self.framer.push(&frame.into_data().unwrap()).unwrap();
         }
+    }
+
+    /// Nothing more comes, and not because it was all.
+    pub async fn breaks_off(mut self) -> bool {
+        matches!(self.body.frame().await, Some(Err(_)))
     }
 
     pub async fn events(mut self) -> Vec<Event> {

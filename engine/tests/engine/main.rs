@@ -7,6 +7,7 @@ mod client;
 mod golden;
 mod house;
 mod invariance;
+mod resume;
 mod server;
 mod start;
 mod tiny;

@@ -3,7 +3,7 @@
 use crate::client::{self, ANNOTATED, Answer, CHAT, COMPLETIONS, Engine, Event, REQUEST_ID, asking, post};
 use crate::house;
 use engine::Config;
-use engine::queue::{Command, Queue, Request};
+use engine::queue::{Command, Queue};
 use engine::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -181,6 +181,82 @@ async fn an_answer_ends_as_asked() {
     engine.stop().await;
 }
 
+#[tokio::test]
+async fn logprobs_come_as_openais() {
+    let engine = engine().await;
+    let more = json!({"logprobs": true, "top_logprobs": 2, "max_tokens": 12, "stop": ["glo qq", "raff qq"]});
+    let whole = engine.post(CHAT, asking("What is Rhumb?", more.clone())).await.json().await;
+    let choice = &whole["choices"][0];
+    let entries = choice["logprobs"]["content"].as_array().unwrap();
+    assert_eq!(entries.len(), 12);
+    assert_eq!(choice["logprobs"]["refusal"], Value::Null);
+    let joined: String = entries.iter().map(|entry| entry["token"].as_str().unwrap()).collect();
+    assert_eq!(joined, choice["message"]["content"], "the tokens make up the text");
+    for entry in entries {
+        let [best, second] = entry["top_logprobs"].as_array().unwrap().as_slice() else { panic!("{entry}") };
+        assert_eq!((&best["token"], &best["logprob"]), (&entry["token"], &entry["logprob"]), "greedy");
+        assert!(
+            second["logprob"].as_f64() <= best["logprob"].as_f64() && best["logprob"].as_f64() <= Some(0.0)
+        );
+        let bytes: Vec<u8> = serde_json::from_value(entry["bytes"].clone()).unwrap();
+        assert_eq!(entry["token"], String::from_utf8(bytes).unwrap());
+    }
+    let events = engine.annotated(CHAT, asking("What is Rhumb?", more)).await.events().await;
+    let mut streamed = Vec::new();
+    for event in events.iter().filter(|event| event.id.is_some()) {
+        let id: EventId = event.id.as_ref().unwrap().parse().unwrap();
+        let chunk = event.json();
+        let own = chunk["choices"][0]["logprobs"]["content"].as_array().unwrap().clone();
+        assert_eq!(own.len(), id.token_ids.len(), "each token travels with what is said of it");
+        streamed.extend(own);
+    }
+    assert_eq!(&streamed, entries, "digit by digit");
+    let ended = engine.post(CHAT, asking("What is Rhumb?", json!({"logprobs": true}))).await.json().await;
+    let told = ended["choices"][0]["logprobs"]["content"].as_array().unwrap().len() as u64;
+    assert_eq!(
+        Some(told + 1),
+        ended["usage"]["completion_tokens"].as_u64(),
+        "the end is no token of the text"
+    );
+    let without = engine.post(CHAT, asking("What is Rhumb?", json!({"max_tokens": 2}))).await.json().await;
+    assert_eq!(without["choices"][0]["logprobs"], Value::Null);
+
+    let body = json!({"model": "m", "prompt": "Routing is", "temperature": 1, "seed": 4, "logprobs": 2, "max_tokens": 9});
+    let whole = engine.post(COMPLETIONS, body).await.json().await;
+    let text = whole["choices"][0]["text"].as_str().unwrap();
+    let told = &whole["choices"][0]["logprobs"];
+    for at in 0..9 {
+        let (token, offset) =
+            (told["tokens"][at].as_str().unwrap(), told["text_offset"][at].as_u64().unwrap());
+        assert!(text[offset as usize..].starts_with(token), "{token} at {offset} of {text}");
+        let top = told["top_logprobs"][at].as_object().unwrap();
+        assert_eq!(top[token], told["token_logprobs"][at]);
+        assert!((2..=3).contains(&top.len()));
+    }
+    engine.stop().await;
+}
+
+#[tokio::test]
+async fn bias_and_penalties_change_what_is_drawn() {
+    let engine = engine().await;
+    let drawn = async |more: Value| {
+        let mut body = json!({"ignore_eos": true, "max_tokens": 40});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        read_annotated(engine.annotated(CHAT, asking("What is Rhumb?", body)).await).await.ids
+    };
+    let distinct = |ids: &[u32]| ids.iter().collect::<std::collections::BTreeSet<_>>().len();
+    let plain = drawn(json!({})).await;
+    let first = plain[0].to_string();
+    assert_eq!(drawn(json!({"logit_bias": {"77": 100}})).await, [77; 40]);
+    assert!(!drawn(json!({"logit_bias": {first: -100}})).await.contains(&plain[0]));
+    // What is counted outweighs a bias in the end; what only was there before does not.
+    let forced = |penalty: &str| json!({"logit_bias": {"77": 60}, penalty: 2});
+    assert_eq!(distinct(&drawn(forced("presence_penalty")).await), 1);
+    let frequent = drawn(forced("frequency_penalty")).await;
+    assert!(frequent[..10].iter().all(|id| *id == 77) && distinct(&frequent) > 1, "{frequent:?}");
+    engine.stop().await;
+}
+
 /// Prompts and seeds of some sampled answers.
 fn sampled(number: usize) -> Value {
     let question = ["What is Rhumb?", "Tell me a story", "What is an edge?"][number % 3];
@@ -336,7 +412,7 @@ async fn mistakes_are_named_the_openai_way() {
     let tool = json!({"model": "m", "messages": [{"role": "tool", "content": "42"}]});
     assert_eq!(error(CHAT, tool).await, invalid);
     assert_eq!(error(CHAT, json!({"model": "m"})).await, (400, "missing_required_parameter".to_owned()));
-    let huge = "x".repeat(34_000_000);
+    let huge = "x".repeat(35_000_000);
     assert_eq!(error(CHAT, asking(&huge, json!({}))).await, (413, "request_too_large".to_owned()));
     assert_eq!(engine.get("/v1/nothing").await.status, 404);
     // The rest of a body must not meet a closed connection: an agent would take that for a crash.
@@ -390,6 +466,7 @@ async fn loopless() -> (std::net::SocketAddr, tokio::sync::mpsc::Receiver<Comman
         replica: config.replica,
         context_length: loaded.context_length,
         vocabulary: loaded.model.config().vocabulary,
+        end_tokens: loaded.model.config().end_tokens.clone(),
         queue,
         tokenizer: Arc::new(loaded.tokenizer),
         template: loaded.template,
@@ -404,15 +481,23 @@ async fn loopless() -> (std::net::SocketAddr, tokio::sync::mpsc::Receiver<Comman
 #[tokio::test]
 async fn a_dead_step_loop_is_admitted() {
     let (address, mut commands) = loopless().await;
-    let asked = tokio::spawn(client::post(address, CHAT, &ANNOTATED, asking("Hello", json!({}))));
+    let streamed = asking("Hello", json!({"stream": true}));
+    let asked = tokio::spawn(client::post(address, CHAT, &[], streamed));
+    let annotated = tokio::spawn(client::post(address, CHAT, &ANNOTATED, asking("Hello", json!({}))));
     let whole = tokio::spawn(client::post(address, CHAT, &[], asking("Hello", json!({}))));
-    let (first, second) = (commands.recv().await.unwrap(), commands.recv().await.unwrap());
-    for command in [&first, &second] {
-        let Command::Generate(Request { events, .. }) = command else { panic!() };
-        let piece = engine::stop::Piece { ids: vec![40], text: "Hel".to_owned() };
-        events.send(engine::queue::Event::Text(piece)).await.unwrap();
+    let mut sent = Vec::new();
+    while sent.len() < 3 {
+        sent.push(commands.recv().await.unwrap());
     }
-    drop((first, second, commands));
+    for command in &sent {
+        let Command::Generate(request) = command else { panic!() };
+        let piece = engine::stop::Piece { ids: vec![40], text: "Hel".to_owned(), logprobs: Vec::new() };
+        request.events.send(engine::queue::Event::Text(piece)).await.unwrap();
+    }
+    let mut annotated = annotated.await.unwrap();
+    assert_eq!(content(&annotated.next_event().await.unwrap()), "Hel");
+    drop((sent, commands));
+    assert!(annotated.breaks_off().await, "an edge takes a clean end for one");
     let events = asked.await.unwrap().events().await;
     assert_eq!(events.len(), 2, "{events:?}");
     assert_eq!(content(&events[0]), "Hel");
@@ -423,7 +508,7 @@ async fn a_dead_step_loop_is_admitted() {
     assert_eq!((later.status, later.header("rhumb-failure")), (502, "replica-failed"));
     let page = client::get(address, "/metrics").await.text().await;
     assert!(
-        page.contains("rhumb_engine_requests_total{model_name=\"house\",outcome=\"failed\"} 3\n"),
+        page.contains("rhumb_engine_requests_total{model_name=\"house\",outcome=\"failed\"} 4\n"),
         "{page}"
     );
 }

@@ -4,8 +4,10 @@
 //! stream gets this.
 
 use crate::Endpoint;
-use crate::chunk::{CompletionChoice, CompletionChunk, FinishReason, TEXT_COMPLETION, Usage};
+use crate::chunk::{FinishReason, TEXT_COMPLETION, Usage};
+use crate::logprobs::{Joined, Part};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -19,6 +21,8 @@ pub struct Assembler {
     tool_calls: BTreeMap<u64, ToolCall>,
     /// What the three hold, in bytes.
     held: usize,
+    /// None unless a chunk had any.
+    logprobs: Option<Joined>,
     finish_reason: Option<FinishReason>,
 }
 
@@ -29,7 +33,7 @@ pub enum BrokenAnswer {
     BadChunk,
     #[error("the stream ended without a finish reason")]
     Unfinished,
-    #[error("the answer is longer than {TEXT_BYTES_MAX} bytes")]
+    #[error("the answer is longer than {TEXT_BYTES_MAX} bytes, or its logprobs than {LOGPROBS_BYTES_MAX}")]
     TooLong,
 }
 
@@ -49,6 +53,7 @@ impl Assembler {
             refusal: String::new(),
             tool_calls: BTreeMap::new(),
             held: 0,
+            logprobs: None,
             finish_reason: None,
         }
     }
@@ -73,6 +78,13 @@ impl Assembler {
             self.refusal.push_str(&refusal);
             for part in delta.tool_calls.unwrap_or_default() {
                 self.add_to_call(part)?;
+            }
+            if let Some(logprobs) = choice.logprobs {
+                let joined = self.logprobs.get_or_insert_default();
+                joined.add(logprobs);
+                if joined.bytes() > LOGPROBS_BYTES_MAX {
+                    return Err(BrokenAnswer::TooLong);
+                }
             }
             self.finish_reason = self.finish_reason.or(choice.finish_reason);
         }
@@ -118,23 +130,23 @@ impl Assembler {
                         refusal: (!self.refusal.is_empty()).then_some(&self.refusal),
                         tool_calls: self.tool_calls.into_values().collect(),
                     },
-                    logprobs: None,
+                    logprobs: self.logprobs.as_ref().map(Joined::of_chat),
                     finish_reason,
                 }],
                 usage,
             }),
-            Endpoint::Completions => serde_json::to_string(&CompletionChunk {
+            Endpoint::Completions => serde_json::to_string(&Completion {
                 id: &head.id,
                 object: TEXT_COMPLETION,
                 created: head.created,
                 model: &head.model,
-                choices: vec![CompletionChoice {
+                choices: [CompletionAnswer {
                     index: 0,
                     text: &self.text,
-                    logprobs: None,
-                    finish_reason: Some(finish_reason),
+                    logprobs: self.logprobs.as_ref().map(Joined::of_completion),
+                    finish_reason,
                 }],
-                usage: Some(Some(usage)),
+                usage,
             }),
         };
         Ok(json.expect("strings and numbers always serialise"))
@@ -145,6 +157,9 @@ impl Assembler {
 pub(crate) const TEXT_BYTES_MAX: usize = 16 << 20;
 /// What a part of a call costs besides its words.
 const TOOL_CALL_BYTES: usize = 64;
+/// Twenty alternatives to a token are some 1.5 KiB: room for twenty thousand tokens with all of them. Whoever wants
+/// more reads the stream.
+const LOGPROBS_BYTES_MAX: usize = 32 << 20;
 
 #[derive(Deserialize)]
 struct Chunk<'a> {
@@ -165,6 +180,8 @@ struct Choice<'a> {
     delta: Option<ChunkDelta<'a>>,
     #[serde(borrow)]
     text: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    logprobs: Option<Part<'a>>,
     finish_reason: Option<FinishReason>,
 }
 
@@ -227,7 +244,25 @@ struct ChatCompletion<'a> {
 struct ChatAnswer<'a> {
     index: u32,
     message: AnswerMessage<'a>,
-    logprobs: Option<()>,
+    logprobs: Option<Box<RawValue>>,
+    finish_reason: FinishReason,
+}
+
+#[derive(Serialize)]
+struct Completion<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: [CompletionAnswer<'a>; 1],
+    usage: Usage,
+}
+
+#[derive(Serialize)]
+struct CompletionAnswer<'a> {
+    index: u32,
+    text: &'a str,
+    logprobs: Option<Box<RawValue>>,
     finish_reason: FinishReason,
 }
 
@@ -283,6 +318,36 @@ mod tests {
 
         let second = of(r#"{"index":1,"delta":{"content":"x"}}"#);
         assert_eq!(Assembler::new(Endpoint::Chat).add(second.as_bytes()), Err(BrokenAnswer::BadChunk));
+    }
+
+    #[test]
+    fn logprobs_are_joined_digit_by_digit() {
+        let finish = |whole: Assembler| {
+            let answer: serde_json::Value =
+                serde_json::from_str(&whole.finish(Usage::new(1, 2)).unwrap()).unwrap();
+            answer["choices"][0]["logprobs"].to_string()
+        };
+        let mut chat = Assembler::new(Endpoint::Chat);
+        for (entry, reason) in [("1,\"x\":-0.10", "null"), ("2,\"x\":[1e-7]", "\"stop\"")] {
+            let chunk = format!(
+                r#"{{"id":"i","created":1,"model":"m","choices":[{{"delta":{{"content":"a"}},"logprobs":{{"content":[{{"t":{entry}}}],"refusal":null}},"finish_reason":{reason}}}]}}"#
+            );
+            chat.add(chunk.as_bytes()).unwrap();
+        }
+        let whole = chat.finish(Usage::new(1, 2)).unwrap();
+        let joined = r#""logprobs":{"content":[{"t":1,"x":-0.10},{"t":2,"x":[1e-7]}],"refusal":null}"#;
+        assert!(whole.contains(joined), "{whole}");
+        let mut text = Assembler::new(Endpoint::Completions);
+        for (offset, reason) in [(0, "null"), (3, "\"length\"")] {
+            let chunk = format!(
+                r#"{{"id":"i","created":1,"model":"m","choices":[{{"text":"abc","logprobs":{{"tokens":["abc"],"token_logprobs":[-1.5],"top_logprobs":[{{"abc":-1.5}}],"text_offset":[{offset}]}},"finish_reason":{reason}}}]}}"#
+            );
+            text.add(chunk.as_bytes()).unwrap();
+        }
+        assert_eq!(
+            finish(text),
+            r#"{"text_offset":[0,3],"token_logprobs":[-1.5,-1.5],"tokens":["abc","abc"],"top_logprobs":[{"abc":-1.5},{"abc":-1.5}]}"#
+        );
     }
 
     #[test]

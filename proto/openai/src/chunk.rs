@@ -1,5 +1,6 @@
 //! Streamed answers: one chunk for each event.
 
+use crate::logprobs::{ChatLogprobs, CompletionLogprobs};
 use serde::{Deserialize, Serialize};
 
 /// Why an answer ended.
@@ -33,7 +34,7 @@ impl Usage {
 }
 
 /// `chat.completion.chunk`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ChatChunk<'a> {
     pub id: &'a str,
     pub object: &'static str,
@@ -46,11 +47,11 @@ pub struct ChatChunk<'a> {
     pub usage: Option<Option<Usage>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ChatChoice<'a> {
     pub index: u32,
     pub delta: Delta<'a>,
-    pub logprobs: Option<()>,
+    pub logprobs: Option<ChatLogprobs>,
     pub finish_reason: Option<FinishReason>,
 }
 
@@ -63,7 +64,7 @@ pub struct Delta<'a> {
 }
 
 /// `text_completion`, whole or in parts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CompletionChunk<'a> {
     pub id: &'a str,
     pub object: &'static str,
@@ -75,11 +76,11 @@ pub struct CompletionChunk<'a> {
     pub usage: Option<Option<Usage>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CompletionChoice<'a> {
     pub index: u32,
     pub text: &'a str,
-    pub logprobs: Option<()>,
+    pub logprobs: Option<CompletionLogprobs>,
     pub finish_reason: Option<FinishReason>,
 }
 

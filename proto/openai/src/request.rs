@@ -9,6 +9,7 @@ use crate::error::{BadRequest, parse};
 use foreign::Foreign;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// `POST /v1/chat/completions`.
@@ -61,6 +62,14 @@ pub struct Sampling {
     pub min_tokens: u64,
     /// vLLM's extension: go on to `max_tokens` whatever the model says.
     pub ignore_eos: bool,
+    /// Taken from a token's logit for each time it was generated. From -2 to 2.
+    pub frequency_penalty: f64,
+    /// Taken from a token's logit once it was generated. From -2 to 2.
+    pub presence_penalty: f64,
+    /// Added to a token's logit. From -100 to 100.
+    pub logit_bias: BTreeMap<u32, f64>,
+    /// Report how probable each token was, and so many of the most probable in its place.
+    pub logprobs: Option<u32>,
     pub stream: bool,
     pub include_usage: bool,
 }
@@ -85,8 +94,9 @@ impl ChatRequest {
                 message.role = "system".to_owned();
             }
         }
+        let logprobs = wire.chat_logprobs()?;
         let (model, sampling) = wire.check()?;
-        Ok(Self { model, messages, sampling })
+        Ok(Self { model, messages, sampling: Sampling { logprobs, ..sampling } })
     }
 }
 
@@ -102,7 +112,12 @@ impl CompletionRequest {
         if wire.best_of.is_some_and(|best_of| best_of != 1) {
             return unsupported("best_of", "only 1 is");
         }
+        let logprobs = wire.completion_logprobs()?;
+        if echo && logprobs.is_some() {
+            return unsupported("echo", "the engine reports no logprobs of a prompt");
+        }
         let (model, mut sampling) = wire.check()?;
+        sampling.logprobs = logprobs;
         // OpenAI's default on this endpoint; without it a forgotten limit runs to the end of the context.
         sampling.max_tokens.get_or_insert(COMPLETION_MAX_TOKENS_DEFAULT);
         Ok(Self { model, prompt, echo, sampling })
@@ -127,6 +142,7 @@ struct Wire {
     suffix: Option<String>,
     best_of: Option<u64>,
     logprobs: Option<Logprobs>,
+    top_logprobs: Option<i64>,
     temperature: Option<f64>,
     top_p: Option<f64>,
     top_k: Option<i64>,
@@ -143,8 +159,7 @@ struct Wire {
     repetition_penalty: Option<f64>,
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
-    #[serde(default)]
-    logit_bias: Foreign,
+    logit_bias: Option<BTreeMap<String, f64>>,
     #[serde(default)]
     functions: Foreign,
     #[serde(default)]
@@ -180,7 +195,7 @@ struct Wire {
 #[serde(untagged, expecting = "expected a boolean or a small number")]
 enum Logprobs {
     Wanted(bool),
-    Count(#[allow(dead_code, reason = "its presence is what counts")] u8),
+    Count(i64),
 }
 
 #[derive(Deserialize)]
@@ -197,11 +212,36 @@ struct ResponseFormat {
 }
 
 impl Wire {
-    fn check(self) -> Result<(String, Sampling), BadRequest> {
-        if matches!(self.logprobs, Some(Logprobs::Wanted(true) | Logprobs::Count(_))) {
-            let reason = "the engine does not report them";
-            return Err(BadRequest::Unsupported { param: "logprobs", reason });
+    fn chat_logprobs(&self) -> Result<Option<u32>, BadRequest> {
+        let wanted = match self.logprobs {
+            None => false,
+            Some(Logprobs::Wanted(wanted)) => wanted,
+            Some(Logprobs::Count(_)) => return wrong_logprobs("expected a boolean"),
+        };
+        let out_of_range = |expected| Err(BadRequest::OutOfRange { param: "top_logprobs", expected });
+        match (wanted, self.top_logprobs) {
+            (false, None | Some(0)) => Ok(None),
+            (false, Some(_)) => out_of_range("left out where logprobs is not true"),
+            (true, top) => match u32::try_from(top.unwrap_or(0)) {
+                Ok(top @ ..=CHAT_TOP_LOGPROBS_MAX) => Ok(Some(top)),
+                _ => out_of_range("from 0 to 20"),
+            },
         }
+    }
+
+    fn completion_logprobs(&self) -> Result<Option<u32>, BadRequest> {
+        match self.logprobs {
+            None | Some(Logprobs::Wanted(false)) => Ok(None),
+            Some(Logprobs::Wanted(true)) => wrong_logprobs("expected a number"),
+            Some(Logprobs::Count(count)) => match u32::try_from(count) {
+                Ok(count @ ..=COMPLETION_LOGPROBS_MAX) => Ok(Some(count)),
+                _ => Err(BadRequest::OutOfRange { param: "logprobs", expected: "from 0 to 5" }),
+            },
+        }
+    }
+
+    /// The sampling lacks logprobs, which the two endpoints write differently.
+    fn check(self) -> Result<(String, Sampling), BadRequest> {
         let out_of_range = |param, expected| Err(BadRequest::OutOfRange { param, expected });
         let temperature = self.temperature.unwrap_or(1.0);
         if !(0.0..=2.0).contains(&temperature) {
@@ -218,16 +258,21 @@ impl Wire {
         if self.n.is_some_and(|n| n != 1) {
             return Err(BadRequest::Unsupported { param: "n", reason: "only one answer to a prompt is" });
         }
-        for (param, value, neutral) in [
-            ("presence_penalty", self.presence_penalty, 0.0),
-            ("frequency_penalty", self.frequency_penalty, 0.0),
-            ("repetition_penalty", self.repetition_penalty, 1.0),
-        ] {
-            if value.is_some_and(|value| value != neutral) {
-                return Err(BadRequest::Unsupported { param, reason: "the engine has no penalties yet" });
+        if self.repetition_penalty.is_some_and(|value| value != 1.0) {
+            let reason = "frequency_penalty and presence_penalty are";
+            return Err(BadRequest::Unsupported { param: "repetition_penalty", reason });
+        }
+        let frequency_penalty = self.frequency_penalty.unwrap_or(0.0);
+        let presence_penalty = self.presence_penalty.unwrap_or(0.0);
+        for (param, value) in
+            [("frequency_penalty", frequency_penalty), ("presence_penalty", presence_penalty)]
+        {
+            if !(-2.0..=2.0).contains(&value) {
+                return out_of_range(param, "from -2 to 2");
             }
         }
         self.refuse_foreign()?;
+        let logit_bias = bias(self.logit_bias.unwrap_or_default())?;
         let max_tokens = self.max_completion_tokens.or(self.max_tokens);
         if max_tokens == Some(0) {
             return out_of_range("max_tokens", "at least 1");
@@ -249,6 +294,10 @@ impl Wire {
             max_tokens,
             min_tokens,
             ignore_eos: self.ignore_eos.unwrap_or(false),
+            frequency_penalty,
+            presence_penalty,
+            logit_bias,
+            logprobs: None,
             stream: self.stream.unwrap_or(false),
             include_usage: self.stream_options.and_then(|options| options.include_usage).unwrap_or(false),
         };
@@ -263,7 +312,6 @@ impl Wire {
         let named = may_name_no_tool.into_iter().find(|(_, value)| *value == Foreign::Something);
         let others = [
             ("functions", self.functions, TOOLS),
-            ("logit_bias", self.logit_bias, TOKENS),
             ("min_p", self.min_p, TOKENS),
             ("bad_words", self.bad_words, TOKENS),
             ("allowed_token_ids", self.allowed_token_ids, TOKENS),
@@ -282,6 +330,21 @@ impl Wire {
             Some((param, reason)) => Err(BadRequest::Unsupported { param, reason }),
         }
     }
+}
+
+fn wrong_logprobs<T>(reason: &str) -> Result<T, BadRequest> {
+    Err(BadRequest::WrongType { param: "logprobs".to_owned(), reason: reason.to_owned() })
+}
+
+/// OpenAI writes token ids as the texts that JSON's keys are.
+fn bias(written: BTreeMap<String, f64>) -> Result<BTreeMap<u32, f64>, BadRequest> {
+    let expected = "at most 1024 token ids, each with a number from -100 to 100";
+    let out_of_range = BadRequest::OutOfRange { param: "logit_bias", expected };
+    if written.len() > LOGIT_BIAS_MAX || written.values().any(|bias| !(-100.0..=100.0).contains(bias)) {
+        return Err(out_of_range);
+    }
+    let read = |(id, bias): (String, f64)| id.parse().map(|id| (id, bias));
+    written.into_iter().map(read).collect::<Result<_, _>>().map_err(|_| out_of_range)
 }
 
 /// `null`, one text, or a list of texts.
@@ -409,6 +472,11 @@ fn text_of_content<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Erro
 const STOP_MAX: usize = 16;
 const STOP_BYTES_MAX: usize = 256;
 const COMPLETION_MAX_TOKENS_DEFAULT: u64 = 16;
+/// OpenAI's own limits.
+const CHAT_TOP_LOGPROBS_MAX: u32 = 20;
+const COMPLETION_LOGPROBS_MAX: u32 = 5;
+/// As vLLM; each is added in every step.
+const LOGIT_BIAS_MAX: usize = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -463,6 +531,33 @@ mod tests {
     }
 
     #[test]
+    fn each_endpoint_asks_for_logprobs_in_its_own_way() {
+        let of_chat = |fields: &str| chat(fields).unwrap().sampling.logprobs;
+        assert_eq!(of_chat(r#","logprobs":false,"top_logprobs":0"#), None);
+        assert_eq!(of_chat(r#","logprobs":true"#), Some(0));
+        assert_eq!(of_chat(r#","logprobs":true,"top_logprobs":20"#), Some(20));
+        let of_completion = |fields: &str| {
+            let body = format!(r#"{{"model":"m","prompt":"a"{fields}}}"#);
+            CompletionRequest::parse(body.as_bytes()).map(|request| request.sampling.logprobs)
+        };
+        assert_eq!(of_completion(r#","logprobs":null"#), Ok(None));
+        assert_eq!(of_completion(r#","logprobs":0"#), Ok(Some(0)));
+        assert_eq!(of_completion(r#","logprobs":5"#), Ok(Some(5)));
+        for (fields, named) in [
+            (r#","logprobs":6"#, "logprobs"),
+            (r#","logprobs":-1"#, "logprobs"),
+            (r#","logprobs":true"#, "logprobs"),
+            (r#","logprobs":1,"echo":true"#, "echo"),
+        ] {
+            assert_eq!(
+                of_completion(fields).unwrap_err().to_error().param.as_deref(),
+                Some(named),
+                "{fields}"
+            );
+        }
+    }
+
+    #[test]
     fn no_rust_name_is_told() {
         let wrong = |body: &str| CompletionRequest::parse(body.as_bytes()).unwrap_err().to_string();
         for body in [
@@ -490,15 +585,21 @@ mod tests {
             (r#","max_tokens":2,"min_tokens":3"#, "min_tokens"),
             (r#","stop":[""]"#, "stop"),
             (r#","n":2"#, "n"),
-            (r#","presence_penalty":1"#, "presence_penalty"),
-            (r#","logprobs":true"#, "logprobs"),
+            (r#","presence_penalty":2.1"#, "presence_penalty"),
+            (r#","frequency_penalty":-3"#, "frequency_penalty"),
+            (r#","repetition_penalty":1.1"#, "repetition_penalty"),
+            (r#","logprobs":1"#, "logprobs"),
+            (r#","logprobs":true,"top_logprobs":21"#, "top_logprobs"),
+            (r#","logprobs":true,"top_logprobs":-1"#, "top_logprobs"),
+            (r#","top_logprobs":1"#, "top_logprobs"),
+            (r#","logit_bias":{"7":101}"#, "logit_bias"),
+            (r#","logit_bias":{"seven":1}"#, "logit_bias"),
             (r#","logprobs":"all""#, "logprobs"),
             (r#","temperature":"hot""#, "temperature"),
             (r#","stop":7"#, "stop"),
             (r#","stream_options":{"include_usage":7}"#, "stream_options.include_usage"),
             (r#","tools":[{}]"#, "tools"),
             (r#","response_format":{"type":"json_object"}"#, "response_format"),
-            (r#","logit_bias":{"7":1}"#, "logit_bias"),
             (r#","functions":[{}]"#, "functions"),
             (r#","function_call":{"name":"f"}"#, "function_call"),
             (r#","tool_choice":"required""#, "tool_choice"),

@@ -114,6 +114,10 @@ impl StreamPosition {
         self.position
     }
 
+    pub fn hash(self) -> PrefixHash {
+        self.hash
+    }
+
     /// The engine's end: releases tokens and names the event that carries them.
     pub fn release(&mut self, token_ids: Vec<u32>) -> EventId {
         self.position += token_ids.len() as u64;
