@@ -13,6 +13,7 @@ pub struct Asked {
     /// What remains of the request's time, from now.
     pub remains: Duration,
     pub tried: Vec<ReplicaId>,
+    pub priority: Priority,
 }
 
 /// Headers that no edge of this protocol version sends.
@@ -38,13 +39,13 @@ impl Asked {
         value::<u64>(headers, header::CREATED_UNIX_MS)?;
         value::<u32>(headers, header::ATTEMPT)?;
         value::<TenantName>(headers, header::TENANT)?;
-        value::<Priority>(headers, header::PRIORITY)?;
         let remains = Duration::from_millis(required(headers, header::DEADLINE_MS)?).min(REMAINS_MAX);
         Ok(Self {
             request_id: required(headers, header::REQUEST_ID)?,
             version: required(headers, header::MODEL_VERSION)?,
             remains,
             tried: tried(headers)?,
+            priority: value(headers, header::PRIORITY)?.unwrap_or_default(),
         })
     }
 }

@@ -1,14 +1,17 @@
 //! Decides which request an engine gets next.
 //!
 //! One line of waiting requests per model version, first come first served, and so many seats per replica as
-//! the engine can start at once. An engine therefore never holds a request that it cannot begin: whoever waits,
+//! the engine can start at once. In front of it stand streams that broke elsewhere and shall go on here, because
+//! somebody is reading them: by class among themselves, and first come first served within a class. An engine therefore never holds a request that it cannot begin: whoever waits,
 //! waits here, where another replica can take it and where the edge is told to go elsewhere.
 //!
 //! Invariant: after every call no waiting request could start, because a replica is either full, tried by it
 //! or not trusted. So a newcomer who finds a seat overtakes nobody who could have used it.
+//! Invariant: the line is in the order in which it is served.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use types::{Failure, ModelVersion, ReplicaId};
+use types::{Failure, ModelVersion, Priority, ReplicaId};
 
 /// All lines of one node. Pure: [`crate::slot::Slots`] carries its decisions out.
 pub struct Dispatch {
@@ -26,6 +29,15 @@ pub struct Ask {
     pub tried: Vec<ReplicaId>,
     /// A guess at the prompt's length, for the load frame.
     pub prompt_tokens: u64,
+    pub standing: Standing,
+}
+
+/// Where in the line a request stands; the lower goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// A stream that broke, of this class.
+    Resume(Reverse<Priority>),
+    Newcomer,
 }
 
 /// A place in a line.
@@ -68,7 +80,7 @@ pub struct Census {
 }
 
 impl Dispatch {
-    /// No lines yet; each will hold at most `waiting_max` requests.
+    /// No lines yet; each will hold at most `waiting_max` newcomers, and as many resumed streams.
     pub fn new(waiting_max: usize) -> Self {
         Self { waiting_max, draining: false, next_ticket: 0, lines: BTreeMap::new() }
     }
@@ -95,15 +107,15 @@ impl Dispatch {
         match line.seat_for(&ask.tried) {
             Seat::Free(replica) => Answer::Start(replica),
             Seat::None => Answer::Refused(Failure::NoReplica),
-            Seat::Taken if line.waiting.len() >= self.waiting_max => Answer::Refused(Failure::QueueFull),
+            // Counted apart, so that a line full of newcomers turns no broken stream away.
+            Seat::Taken if line.alike(ask.standing) >= self.waiting_max => {
+                Answer::Refused(Failure::QueueFull)
+            }
             Seat::Taken => {
                 let ticket = Ticket(self.next_ticket);
                 self.next_ticket += 1;
-                line.waiting.push_back(Waiting {
-                    ticket,
-                    tried: ask.tried,
-                    prompt_tokens: ask.prompt_tokens,
-                });
+                let Ask { tried, prompt_tokens, standing, .. } = ask;
+                line.stand(Waiting { ticket, tried, prompt_tokens, standing });
                 Answer::Wait(ticket)
             }
         }
@@ -194,6 +206,7 @@ struct Waiting {
     ticket: Ticket,
     tried: Vec<ReplicaId>,
     prompt_tokens: u64,
+    standing: Standing,
 }
 
 enum Seat {
@@ -205,6 +218,19 @@ enum Seat {
 }
 
 impl Line {
+    /// How many wait that are newcomers too, or resumed streams too.
+    fn alike(&self, standing: Standing) -> usize {
+        let is_newcomer = standing == Standing::Newcomer;
+        let alike = |waiting: &&Waiting| (waiting.standing == Standing::Newcomer) == is_newcomer;
+        self.waiting.iter().filter(alike).count()
+    }
+
+    /// Behind all that go first or came first.
+    fn stand(&mut self, waiting: Waiting) {
+        let at = self.waiting.partition_point(|other| other.standing <= waiting.standing);
+        self.waiting.insert(at, waiting);
+    }
+
     /// Takes the seat it finds, on the least occupied replica.
     fn seat_for(&mut self, tried: &[ReplicaId]) -> Seat {
         let would_do =
@@ -287,7 +313,11 @@ mod tests {
 
     fn ask(tried: &[u16]) -> Ask {
         let tried = tried.iter().map(|number| replica(*number)).collect();
-        Ask { version: version(), tried, prompt_tokens: 5 }
+        Ask { version: version(), tried, prompt_tokens: 5, standing: Standing::Newcomer }
+    }
+
+    fn resume(class: Priority) -> Ask {
+        Ask { standing: Standing::Resume(Reverse(class)), ..ask(&[]) }
     }
 
     fn fill(dispatch: &mut Dispatch, seats: u32) {
@@ -315,8 +345,29 @@ mod tests {
     fn nobody_waits_for_a_replica_that_is_not_there() {
         assert_eq!(with_replicas(0).ask(ask(&[])), Answer::Refused(Failure::NoReplica));
         assert_eq!(with_replicas(2).ask(ask(&[0, 1])), Answer::Refused(Failure::NoReplica));
-        let strange = Ask { version: ModelVersion::from_digest([9; 32]), tried: vec![], prompt_tokens: 0 };
+        let strange = Ask { version: ModelVersion::from_digest([9; 32]), ..ask(&[]) };
         assert_eq!(with_replicas(1).ask(strange), Answer::Refused(Failure::NoReplica));
+    }
+
+    #[test]
+    fn broken_streams_go_first_by_class_and_count_apart() {
+        let mut dispatch = with_replicas(1);
+        fill(&mut dispatch, SLOTS);
+        let newcomers: Vec<_> = (0..WAITING_MAX).map(|_| wait(&mut dispatch, &[])).collect();
+        assert_eq!(dispatch.ask(ask(&[])), Answer::Refused(Failure::QueueFull));
+        let mut waits = |class| match dispatch.ask(resume(class)) {
+            Answer::Wait(ticket) => ticket,
+            other => panic!("{other:?}"),
+        };
+        let [batch, standard, interactive] =
+            [Priority::Batch, Priority::Standard, Priority::Interactive].map(&mut waits);
+        assert_eq!(dispatch.ask(resume(Priority::Interactive)), Answer::Refused(Failure::QueueFull));
+        dispatch.withdraw(version(), standard);
+        let Answer::Wait(later) = dispatch.ask(resume(Priority::Interactive)) else { panic!() };
+        for ticket in [vec![interactive, later, batch], newcomers].concat() {
+            let start = Order::Start { ticket, replica: replica(0) };
+            assert_eq!(dispatch.free(version(), &replica(0)), [start]);
+        }
     }
 
     #[test]
@@ -426,7 +477,7 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Step {
-        Ask { tried: BTreeSet<u16> },
+        Ask { tried: BTreeSet<u16>, standing: Standing },
         Free { which: prop::sample::Index },
         Serving(u16),
         Suspect(u16),
@@ -434,9 +485,15 @@ mod tests {
         Withdraw { which: prop::sample::Index },
     }
 
+    fn standing() -> impl Strategy<Value = Standing> {
+        let class = prop::sample::select(vec![Priority::Batch, Priority::Standard, Priority::Interactive]);
+        prop_oneof![Just(Standing::Newcomer), class.prop_map(|class| Standing::Resume(Reverse(class)))]
+    }
+
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            4 => prop::collection::btree_set(0..3u16, 0..2).prop_map(|tried| Step::Ask { tried }),
+            4 => (prop::collection::btree_set(0..3u16, 0..2), standing())
+                .prop_map(|(tried, standing)| Step::Ask { tried, standing }),
             3 => any::<prop::sample::Index>().prop_map(|which| Step::Free { which }),
             2 => (0..3u16).prop_map(Step::Serving),
             1 => (0..3u16).prop_map(Step::Suspect),
@@ -452,7 +509,7 @@ mod tests {
             let mut dispatch = placed();
             let mut starts = [0u32; 3];
             let mut serving: BTreeMap<ReplicaId, bool> = BTreeMap::new();
-            let mut line: Vec<(Ticket, Vec<ReplicaId>)> = Vec::new();
+            let mut line: Vec<(Ticket, Vec<ReplicaId>, Standing)> = Vec::new();
             let mut running: Vec<ReplicaId> = Vec::new();
             for step in steps {
                 let id = |number: u16, starts: &[u32; 3]| ReplicaId {
@@ -460,21 +517,24 @@ mod tests {
                     ..replica(number)
                 };
                 let orders = match step {
-                    Step::Ask { tried } => {
+                    Step::Ask { tried, standing } => {
                         let tried: Vec<_> = tried.into_iter().map(|number| id(number, &starts)).collect();
                         let would_do: Vec<_> =
                             serving.iter().filter(|(id, trusted)| **trusted && !tried.contains(id)).collect();
-                        match dispatch.ask(Ask { version: version(), tried: tried.clone(), prompt_tokens: 1 }) {
+                        let alike = line.iter().filter(|(.., other)| matches!(other, Standing::Newcomer) == matches!(standing, Standing::Newcomer)).count();
+                        match dispatch.ask(Ask { version: version(), tried: tried.clone(), prompt_tokens: 1, standing }) {
                             Answer::Start(replica) => {
                                 prop_assert!(would_do.iter().any(|(id, _)| **id == replica));
                                 running.push(replica);
                             }
                             Answer::Wait(ticket) => {
-                                prop_assert!(!would_do.is_empty() && line.len() < WAITING_MAX);
-                                line.push((ticket, tried));
+                                prop_assert!(!would_do.is_empty() && alike < WAITING_MAX);
+                                line.push((ticket, tried, standing));
+                                // A stable sort: whoever came first stays in front of the like.
+                                line.sort_by_key(|(.., standing)| *standing);
                             }
                             Answer::Refused(Failure::NoReplica) => prop_assert!(would_do.is_empty()),
-                            Answer::Refused(Failure::QueueFull) => prop_assert_eq!(line.len(), WAITING_MAX),
+                            Answer::Refused(Failure::QueueFull) => prop_assert_eq!(alike, WAITING_MAX),
                             Answer::Refused(other) => prop_assert!(false, "{}", other),
                         }
                         vec![]
@@ -500,7 +560,7 @@ mod tests {
                         dispatch.gone(version(), &gone)
                     }
                     Step::Withdraw { which } if !line.is_empty() => {
-                        let (ticket, _) = line.remove(which.index(line.len()));
+                        let (ticket, ..) = line.remove(which.index(line.len()));
                         dispatch.withdraw(version(), ticket);
                         vec![]
                     }
@@ -509,11 +569,11 @@ mod tests {
                 for order in orders {
                     match order {
                         Order::Start { ticket, replica } => {
-                            let at = line.iter().position(|(waiting, _)| *waiting == ticket);
+                            let at = line.iter().position(|(waiting, ..)| *waiting == ticket);
                             prop_assert!(at.is_some(), "started twice or never asked");
                             let at = at.unwrap();
                             // Whoever is passed over must have tried this replica.
-                            prop_assert!(line[..at].iter().all(|(_, tried)| tried.contains(&replica)));
+                            prop_assert!(line[..at].iter().all(|(_, tried, _)| tried.contains(&replica)));
                             prop_assert!(!line[at].1.contains(&replica));
                             prop_assert_eq!(serving.get(&replica), Some(&true));
                             line.remove(at);
@@ -521,8 +581,8 @@ mod tests {
                         }
                         Order::Refuse { ticket, failure } => {
                             prop_assert_eq!(failure, Failure::NoReplica);
-                            let at = line.iter().position(|(waiting, _)| *waiting == ticket).unwrap();
-                            let (_, tried) = line.remove(at);
+                            let at = line.iter().position(|(waiting, ..)| *waiting == ticket).unwrap();
+                            let (_, tried, _) = line.remove(at);
                             prop_assert!(serving.iter().all(|(id, trusted)| !trusted || tried.contains(id)));
                         }
                     }
@@ -535,7 +595,7 @@ mod tests {
                     prop_assert_eq!(seats.running as usize, counted);
                     // No free seat beside someone who could use it.
                     if seats.trusted && seats.running < SLOTS {
-                        prop_assert!(line.iter().all(|(_, tried)| tried.contains(id)));
+                        prop_assert!(line.iter().all(|(_, tried, _)| tried.contains(id)));
                     }
                 }
             }

@@ -1,9 +1,9 @@
 //! One request's way through the node: read what is asked, wait for a seat, send it on, bring the answer back.
 
 use crate::asked::Asked;
-use crate::dispatch::Ask;
+use crate::dispatch::{Ask, Standing};
 use crate::engine::Engine;
-use crate::metrics::Outcome;
+use crate::metrics::{Kind, Outcome};
 use crate::node::Node;
 use crate::refusal::{Refusal, visible};
 use crate::relay::{Exchange, Relay};
@@ -13,6 +13,7 @@ use crate::visit::Visit;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, response};
 use hyper::body::{Body, Incoming};
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -24,9 +25,10 @@ pub async fn forward(
     node: &Arc<Node>,
     request: Request<Incoming>,
     asked: Asked,
+    kind: Kind,
 ) -> Result<Response<Relay>, Refusal> {
-    let mut visit = Visit::begin(node);
-    match exchange(node, request, asked).await {
+    let mut visit = Visit::begin(node, kind);
+    match exchange(node, request, asked, kind).await {
         Ok((head, body, exchange)) => {
             let is_event_stream = is_event_stream(&head.headers);
             let headers = to_edge(&head.headers, &exchange.engine);
@@ -46,13 +48,18 @@ async fn exchange(
     node: &Node,
     request: Request<Incoming>,
     asked: Asked,
+    kind: Kind,
 ) -> Result<(response::Parts, Incoming, Exchange), Refusal> {
     let deadline = Instant::now() + asked.remains;
     let (head, body) = request.into_parts();
     let prompt_tokens = body.size_hint().lower() / BYTES_PER_TOKEN;
     let (body, upload) = Upload::new(body).map_err(|_| Refusal::TooLarge)?;
 
-    let ask = Ask { version: asked.version, tried: asked.tried, prompt_tokens };
+    let standing = match kind {
+        Kind::New => Standing::Newcomer,
+        Kind::Resume => Standing::Resume(Reverse(asked.priority)),
+    };
+    let ask = Ask { version: asked.version, tried: asked.tried, prompt_tokens, standing };
     let slot = seat(node, ask, deadline).await?;
 
     let engine = slot.engine().clone();

@@ -3,7 +3,7 @@
 use crate::asked::Asked;
 use crate::forward::forward;
 use crate::lobby::Lobby;
-use crate::metrics::ConnectionRefused;
+use crate::metrics::{ConnectionRefused, Kind};
 use crate::node::Node;
 use crate::refusal::{Refusal, visible};
 use crate::relay::Relay;
@@ -181,12 +181,13 @@ type Answer = Response<Either<Full<Bytes>, Relay>>;
 async fn answer(node: &Arc<Node>, request: Request<Incoming>) -> Answer {
     match (request.method(), request.uri().path()) {
         (&Method::POST, path) if is_served(path) => {
+            let kind = if path == header::RESUME_PATH { Kind::Resume } else { Kind::New };
             let asked = match Asked::read(request.headers()) {
                 Ok(asked) => asked,
-                Err(error) => return refuse(node, &Refusal::Protocol(error)),
+                Err(error) => return refuse(node, kind, &Refusal::Protocol(error)),
             };
             let version = asked.version;
-            let mut answer = match forward(node, request, asked).await {
+            let mut answer = match forward(node, request, asked, kind).await {
                 Ok(answer) => answer.map(Either::Right),
                 Err(refusal) => refusal.to_answer().map(Either::Left),
             };
@@ -197,19 +198,20 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>) -> Answer {
             answer
         }
         (&Method::GET, LOAD) => Response::new(Either::Left(Full::from(loads(node)))),
-        (_, path) if path == LOAD || is_served(path) => refuse(node, &Refusal::WrongMethod),
-        _ => refuse(node, &Refusal::NoSuchPath),
+        (_, header::RESUME_PATH) => refuse(node, Kind::Resume, &Refusal::WrongMethod),
+        (_, path) if path == LOAD || is_served(path) => refuse(node, Kind::New, &Refusal::WrongMethod),
+        _ => refuse(node, Kind::New, &Refusal::NoSuchPath),
     }
 }
 
-fn refuse(node: &Node, refusal: &Refusal) -> Answer {
-    node.metrics.count(refusal.outcome());
+fn refuse(node: &Node, kind: Kind, refusal: &Refusal) -> Answer {
+    node.metrics.count(kind, refusal.outcome());
     refusal.to_answer().map(Either::Left)
 }
 
 /// Paths that travel on to an engine, which has the last word on them.
 fn is_served(path: &str) -> bool {
-    matches!(path, CHAT | COMPLETIONS) || openai::opaque::path(path).is_some()
+    matches!(path, CHAT | COMPLETIONS | header::RESUME_PATH) || openai::opaque::path(path).is_some()
 }
 
 /// One line for each version that has a place here.

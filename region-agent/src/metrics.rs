@@ -41,6 +41,23 @@ pub struct Facts {
     pub certificate_ends: OffsetDateTime,
 }
 
+/// What a request came for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    New,
+    /// To go on with a stream that broke elsewhere.
+    Resume,
+}
+
+impl Kind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Resume => "resume",
+        }
+    }
+}
+
 /// How a request left this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -91,8 +108,8 @@ impl Metrics {
     pub fn new() -> Self {
         let registry = Registry::new();
         let counter = |name: &str, help: &str| register(&registry, IntCounter::new(name, help));
-        let counters = |name: &str, help: &str, label: &str| {
-            register(&registry, IntCounterVec::new(Opts::new(name, help), &[label]))
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            register(&registry, IntCounterVec::new(Opts::new(name, help), labels))
         };
         let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help));
         let gauges = |name: &str, help: &str, labels: &[&str]| {
@@ -105,8 +122,8 @@ impl Metrics {
         Self {
             requests: counters(
                 "rhumb_agent_requests_total",
-                "Requests from edges, by how they left.",
-                "outcome",
+                "Requests from edges, by what they came for and how they left.",
+                &["kind", "outcome"],
             ),
             queue_wait: seconds("rhumb_agent_queue_wait_seconds", "Time in line before an engine had room."),
             head: seconds(
@@ -117,7 +134,7 @@ impl Metrics {
             connections_refused: counters(
                 "rhumb_agent_connections_refused_total",
                 "Connections closed before their first request.",
-                "reason",
+                &["reason"],
             ),
             engine_starts: counter("rhumb_agent_engine_starts_total", "Engine processes started."),
             engine_exits: counter("rhumb_agent_engine_exits_total", "Engine processes that ended."),
@@ -148,8 +165,8 @@ impl Metrics {
         }
     }
 
-    pub fn count(&self, outcome: Outcome) {
-        self.requests.with_label_values(&[outcome.as_str()]).inc();
+    pub fn count(&self, kind: Kind, outcome: Outcome) {
+        self.requests.with_label_values(&[kind.as_str(), outcome.as_str()]).inc();
     }
 
     pub fn count_refused(&self, reason: ConnectionRefused) {

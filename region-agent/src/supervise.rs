@@ -41,7 +41,7 @@ struct Running {
 /// When to ask an engine how it is.
 struct Probes {
     next: Instant,
-    /// The last one was missed. Doubt is no news then: misses count once a second, however many streams break.
+    /// The last one was missed. Doubt is no news then: misses count once an interval, however many streams break.
     is_missed: bool,
 }
 
@@ -94,10 +94,15 @@ impl Supervisor {
                 self.end(running, Duration::ZERO).await;
             }
             (Act::Terminate, Some(running)) => {
-                if running.engine.is_occupied() {
+                // Asked to end, an engine would go on with what it has, beyond the time that was promised. Killed, it
+                // breaks its streams off at once, and edges go on with them elsewhere.
+                let patience = if running.engine.is_occupied() {
                     warn!(replica = %running.engine.replica, "requests did not finish in time");
-                }
-                self.end(running, STOP_MAX).await;
+                    Duration::ZERO
+                } else {
+                    STOP_MAX
+                };
+                self.end(running, patience).await;
             }
             (Act::Rest(rest), _) => {
                 warn!(number = self.place.number, ?rest, "engine is started again after a rest");
@@ -255,6 +260,7 @@ async fn until(at: Option<Instant>) {
 }
 
 const READY_EVERY: Duration = Duration::from_millis(50);
-const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// One that was missed is followed by the next at once.
+const PROBE_EVERY: Duration = probe::PATIENCE;
 /// An engine that has nothing left to do ends in milliseconds.
 const STOP_MAX: Duration = Duration::from_secs(5);

@@ -562,6 +562,42 @@ async fn the_line_is_first_come_first_served_and_bounded() {
 }
 
 #[tokio::test]
+async fn a_broken_stream_goes_on_before_the_line() {
+    let world = World::new().await;
+    let mut engine = world.attach_stand_in(0, 1).await;
+    let edge = world.edge().await;
+    let _running = edge.begin("running");
+    let running = engine.next().await;
+    let mut waiting = Vec::new();
+    for (number, class) in [(1, None), (2, Some("batch")), (3, Some("interactive"))] {
+        let mut asked = request(&number.to_string());
+        if let Some(class) = class {
+            *asked.uri_mut() = format!("http://n1{}", header::RESUME_PATH).parse().unwrap();
+            asked.headers_mut().insert(header::PRIORITY, class.parse().unwrap());
+        }
+        let edge = edge.clone();
+        waiting.push(tokio::spawn(async move { edge.ask(asked).await }));
+        world.until(|load| load.queued == number).await;
+    }
+    running.answer("served".into_response());
+    for (number, path) in
+        [("3", header::RESUME_PATH), ("2", header::RESUME_PATH), ("1", "/v1/chat/completions")]
+    {
+        let mut next = engine.next().await;
+        assert_eq!((next.text().await.as_str(), next.path.as_str()), (number, path));
+        next.answer("served".into_response());
+    }
+    for answer in waiting {
+        text(within(answer).await.unwrap()).await;
+    }
+    world.until(|load| load.running == 0).await;
+    let mut other = request("{}");
+    *other.uri_mut() = format!("http://n1{}", header::RESUME_PATH).parse().unwrap();
+    *other.method_mut() = http::Method::GET;
+    assert_eq!(edge.ask(other).await.status(), 405);
+}
+
+#[tokio::test]
 async fn a_deadline_holds_in_the_line_and_at_the_engine() {
     let world = World::new().await;
     let mut engine = world.attach_stand_in(0, 1).await;

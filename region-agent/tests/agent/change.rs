@@ -2,7 +2,9 @@
 
 use crate::house::{Gate, House, chunk, failure, open_gate, replica, rest, share};
 use crate::world::{version, within};
-use std::time::Duration;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::time::{Duration, Instant};
 use types::LoadState;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -114,6 +116,24 @@ async fn a_drain_has_an_end() {
     house.want(&[]);
     rest(running).await.unwrap_err();
     house.until_places(&[]).await;
+}
+
+#[tokio::test]
+async fn an_engine_that_hangs_or_dies_breaks_its_streams_off_at_once() {
+    // A hang is found by three probes in a row; a death by its connection.
+    for (signal, bound) in [(Signal::SIGSTOP, 2500), (Signal::SIGKILL, 1000)] {
+        let mut house = House::new(1, LONG).await;
+        house.want(&[share(7, 8, 1)]);
+        let board = house.until_places(&[(0, "serving")]).await;
+        let gate = Gate::new().await;
+        let mut running = house.edge.ask(7, &gate.address).await;
+        chunk(&mut running).await;
+        let engine = Pid::from_raw(board.places[&0].pid.unwrap().try_into().unwrap());
+        let begun = Instant::now();
+        kill(engine, signal).unwrap();
+        rest(running).await.expect_err("a clean end would mean that all is well");
+        assert!(begun.elapsed() < Duration::from_millis(bound), "{signal}: {:?}", begun.elapsed());
+    }
 }
 
 #[tokio::test]
