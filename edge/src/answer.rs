@@ -135,7 +135,8 @@ impl Edge {
             (header::SEED, u64::from_le_bytes(random()).to_string()),
         ];
         let regions = known.regions().map(<[_]>::to_vec);
-        Ok(Asked { endpoint, body, version, regions, stream, headers })
+        let priority = known.priority();
+        Ok(Asked { endpoint, body, version, regions, priority, stream, headers })
     }
 
     /// Requests that only name a model: nothing else of them is read, and nothing of their answers.

@@ -15,10 +15,10 @@ use crate::refusal::Refusal;
 use crate::stream::{Form, Progress, Stream, StreamError};
 use bytes::Bytes;
 use openai::{Assembler, Endpoint};
-use policy::{Ask, Node, Outcome, Permit, route};
+use policy::{Ask, Held, Node, Outcome, Purpose, route};
 use std::time::{Duration, Instant};
 use types::intent::NodeKind;
-use types::{Failure, LoadFrame, ModelVersion, NodeKey, RegionName, ReplicaId, StreamPosition, header};
+use types::{Failure, LoadFrame, ModelVersion, NodeKey, Priority, RegionName, ReplicaId, StreamPosition, header};
 
 /// A request that was let in.
 pub(crate) struct Asked {
@@ -26,6 +26,7 @@ pub(crate) struct Asked {
     pub(crate) body: Bytes,
     pub(crate) version: ModelVersion,
     pub(crate) regions: Option<Vec<RegionName>>,
+    pub(crate) priority: Priority,
     /// Whether the client wants a stream; inside it always is one.
     pub(crate) stream: bool,
     /// The internal headers that are the same for all attempts.
@@ -95,7 +96,7 @@ impl<'a> Attempts<'a> {
         keep_alive: &mut KeepAlive,
     ) -> Result<Answering<'a>, Stop> {
         loop {
-            let turn = self.choose()?;
+            let mut turn = self.choose()?;
             self.nodes.push(turn.node.clone());
             match keep_alive.during(client, self.open(&turn)).await? {
                 Ok((stream, replica)) => {
@@ -131,27 +132,33 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// The best node that lets the request through.
+    /// The best node for the next attempt.
     fn choose(&self) -> Result<Turn<'a>, Refusal> {
         let edge = self.edge;
         let table = edge.routing_table()?;
         let now = edge.clock.now();
         let mut health = edge.health();
-        let plan = route(&table, &health, &edge.region, self.ask(), now).map_err(|refused| {
-            // What happened to this request says more than what the table looks like after it.
-            if self.last.is_some() { self.exhausted() } else { Refusal::NoRoute(refused) }
-        })?;
-        let admitted = plan
-            .choices
-            .into_iter()
-            .find_map(|choice| Some((health.begin(&choice.node, now).ok()?, choice.node)));
-        let (permit, node) = admitted.expect("the plan was made under the same lock, of nodes that admit");
-        let entry = table.nodes.get(&node).expect("the plan was made of this table").clone();
-        Ok(Turn { edge, node, entry, version: self.asked.version, permit: Some(permit) })
+        let choice =
+            route(&table, &mut health, &edge.region, self.ask(), now, dice()).map_err(|refused| {
+                // What happened to this request says more than what the table looks like after it.
+                if self.last.is_some() { self.exhausted() } else { Refusal::NoRoute(refused) }
+            })?;
+        let held = Some(health.begin(&choice.node, choice.cost, now));
+        let node = choice.node;
+        let entry = table.nodes.get(&node).expect("the choice was made of this table").clone();
+        Ok(Turn { edge, node, entry, version: self.asked.version, sent: Instant::now(), held })
     }
 
     fn ask(&self) -> Ask<'_> {
-        Ask { version: self.asked.version, regions: self.asked.regions.as_deref(), tried: &self.nodes }
+        Ask {
+            version: self.asked.version,
+            regions: self.asked.regions.as_deref(),
+            priority: self.asked.priority,
+            prompt_tokens: self.asked.body.len() as u64 / BYTES_PER_TOKEN,
+            prefix: &[],
+            tried: &self.nodes,
+            purpose: if self.nodes.is_empty() { Purpose::First } else { Purpose::Retry },
+        }
     }
 
     /// Waits until a turn's node is down and another one would take the request.
@@ -159,7 +166,9 @@ impl<'a> Attempts<'a> {
         let edge = self.edge;
         let is_elsewhere = || {
             let Ok(table) = edge.routing_table() else { return false };
-            route(&table, &edge.health(), &edge.region, self.ask(), edge.clock.now()).is_ok()
+            let now = edge.clock.now();
+            let other = route(&table, &mut edge.health(), &edge.region, self.ask(), now, dice());
+            other.is_ok_and(|other| other.node != turn.node && !other.reason.is_doubtful())
         };
         edge.until_lost(&turn.node, is_elsewhere).await;
     }
@@ -328,14 +337,16 @@ pub(crate) struct Turn<'a> {
     /// As it was when it was chosen; the table may have lost it since.
     entry: Node,
     version: ModelVersion,
-    permit: Option<Permit>,
+    sent: Instant,
+    held: Option<Held>,
 }
 
 impl Turn<'_> {
     /// The node has delivered a first event.
-    fn begun(&self) {
-        if let Some(permit) = &self.permit {
-            self.edge.health().answer_begun(&self.node, permit);
+    fn begun(&mut self) {
+        if let Some(held) = &mut self.held {
+            let now = self.edge.clock.now();
+            self.edge.health().answer_begun(&self.node, held, self.sent.elapsed(), now);
         }
     }
 
@@ -351,9 +362,9 @@ impl Turn<'_> {
     }
 
     fn give_back(&mut self, outcome: Outcome) {
-        if let Some(permit) = self.permit.take() {
+        if let Some(held) = self.held.take() {
             let now = self.edge.clock.now();
-            self.edge.health().end(&self.node, permit, outcome, now);
+            self.edge.health().end(&self.node, held, outcome, now);
         }
     }
 }
@@ -364,6 +375,13 @@ impl Drop for Turn<'_> {
     }
 }
 
+/// Draws that nobody can foresee, so that edges do not all choose alike.
+fn dice() -> u64 {
+    getrandom::u64().expect("the operating system has random bytes")
+}
+
+/// Of English; a guess that only routing relies on.
+const BYTES_PER_TOKEN: u64 = 4;
 /// More would only multiply an outage's load.
 const ATTEMPTS_MAX: u32 = 3;
 /// Nodes that are dead or silent get none of that load. So many lead out of two regions that died at once, before

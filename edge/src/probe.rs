@@ -62,6 +62,7 @@ async fn probe(edge: Arc<Edge>, key: NodeKey, node: Node) {
 /// Silence counts as missed again and again, so that a node that says nothing is found out while it is still being
 /// asked. But a late answer is an answer: a long way is no reason to give up on a dial half-way.
 async fn ask(edge: &Edge, key: &NodeKey, node: &Node, patience: Duration) -> Option<Frames> {
+    let asked = Instant::now();
     let answer = tokio::time::timeout(ANSWER_MAX, load(edge, node));
     tokio::pin!(answer);
     loop {
@@ -69,25 +70,25 @@ async fn ask(edge: &Edge, key: &NodeKey, node: &Node, patience: Duration) -> Opt
             biased;
             answered = &mut answer => answered.ok().flatten(),
             () = tokio::time::sleep(patience) => {
-                hear(edge, key, None);
+                hear(edge, key, None, patience);
                 continue;
             }
         };
-        hear(edge, key, answered.as_ref());
+        hear(edge, key, answered.as_ref(), asked.elapsed());
         return answered;
     }
 }
 
 /// Takes an answer to a probe, or the lack of one, into account.
-fn hear(edge: &Edge, key: &NodeKey, answered: Option<&Frames>) {
+fn hear(edge: &Edge, key: &NodeKey, answered: Option<&Frames>, took: Duration) {
     let now = edge.clock.now();
     let (was_down, is_down) = {
         let mut health = edge.health();
         let is_down = |health: &Health| health.node(key).is_some_and(NodeHealth::is_down);
         let was_down = is_down(&health);
         match answered {
-            Some(frames) => health.probe_answered(key, frames, now),
-            None => health.probe_missed(key),
+            Some(frames) => health.probe_answered(key, frames, took, now),
+            None => health.probe_missed(key, now),
         }
         (was_down, is_down(&health))
     };

@@ -4,7 +4,7 @@
 //! heard nothing lately, and neither is needed: what was not heard for a while is unknown, and unknown never stops
 //! traffic.
 
-use crate::breaker::{Breaker, Outcome, Permit, Refused};
+use crate::breaker::{Breaker, Outcome, Permit};
 use crate::table::RoutingTable;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,6 +22,8 @@ pub struct NodeHealth {
     pub breaker: Breaker,
     /// This edge's own requests there; correct at every instant, unlike any report.
     pub in_flight: u32,
+    /// Prompts of theirs whose answers have not begun.
+    pub in_flight_prefill_tokens: u64,
     /// What the routing table says of it; `None` once it has left the table.
     kind: Option<NodeKind>,
     probes_missed: u32,
@@ -38,6 +40,24 @@ struct Heard {
     at: Monotonic,
     /// How old it was by then.
     age: Duration,
+}
+
+/// What one attempt costs the node that gets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cost {
+    pub version: ModelVersion,
+    /// As if nothing of the prompt were held there.
+    pub prefill_tokens: u64,
+}
+
+/// A request on its way at a node; hand it back when it ends.
+#[derive(Debug)]
+#[must_use = "a request that is not handed back is counted as in flight for ever"]
+pub struct Held {
+    cost: Cost,
+    /// `None` = sent past the breaker, for lack of anything better; it proves nothing.
+    permit: Option<Permit>,
+    begun: bool,
 }
 
 /// Whether a node can serve a version, as far as is known.
@@ -79,26 +99,45 @@ impl Health {
         self.nodes.values().filter(serves).count()
     }
 
-    /// Takes leave to send one request to a node.
-    pub fn begin(&mut self, key: &NodeKey, now: Monotonic) -> Result<Permit, Refused> {
-        let node = self.nodes.entry(key.clone()).or_default();
-        let permit = node.breaker.admit(now)?;
-        node.in_flight += 1;
-        Ok(permit)
+    /// Prompt tokens that all nodes compute in a second, as far as they have measured it and said so of late. What
+    /// the nodes hold already counts for nothing in it.
+    pub fn prefill_tokens_per_s(&self, now: Monotonic) -> u64 {
+        let alive = self.nodes.values().filter(|node| !node.is_down());
+        let heard = alive.flat_map(|node| node.load.values().filter(|heard| heard.is_fresh(now)));
+        heard.fold(0, |sum, heard| sum.saturating_add(heard.frame.prefill_tokens_per_s.into()))
     }
 
-    /// The answer to a request that [`Self::begin`] let through has begun.
-    pub fn answer_begun(&mut self, key: &NodeKey, permit: &Permit) {
-        if let Some(node) = self.nodes.get_mut(key) {
+    /// Counts one request that goes to a node now.
+    pub fn begin(&mut self, key: &NodeKey, cost: Cost, now: Monotonic) -> Held {
+        let node = self.nodes.entry(key.clone()).or_default();
+        node.in_flight += 1;
+        node.in_flight_prefill_tokens = node.in_flight_prefill_tokens.saturating_add(cost.prefill_tokens);
+        Held { cost, permit: node.breaker.admit(now).ok(), begun: false }
+    }
+
+    /// The answer to a request has begun, so long after it was sent.
+    pub fn answer_begun(
+        &mut self,
+        key: &NodeKey,
+        held: &mut Held,
+        _first_token_after: Duration,
+        _now: Monotonic,
+    ) {
+        let Some(node) = self.nodes.get_mut(key) else { return };
+        if let Some(permit) = &held.permit {
             node.breaker.begun(permit);
         }
+        node.prefilled(held);
     }
 
-    /// Ends a request that [`Self::begin`] let through.
-    pub fn end(&mut self, key: &NodeKey, permit: Permit, outcome: Outcome, now: Monotonic) {
+    /// Ends a request that [`Self::begin`] counted.
+    pub fn end(&mut self, key: &NodeKey, mut held: Held, outcome: Outcome, now: Monotonic) {
         let Some(node) = self.nodes.get_mut(key) else { return };
         node.in_flight = node.in_flight.saturating_sub(1);
-        node.breaker.record(permit, outcome, now);
+        node.prefilled(&mut held);
+        if let Some(permit) = held.permit {
+            node.breaker.record(permit, outcome, now);
+        }
         // The node may have left the table while its last stream went on.
         if node.kind.is_none() && node.in_flight == 0 {
             self.nodes.remove(key);
@@ -106,7 +145,13 @@ impl Health {
     }
 
     /// A probe was answered with the load of every version on the node.
-    pub fn probe_answered(&mut self, key: &NodeKey, frames: &[(ModelVersion, LoadFrame)], now: Monotonic) {
+    pub fn probe_answered(
+        &mut self,
+        key: &NodeKey,
+        frames: &[(ModelVersion, LoadFrame)],
+        _rtt: Duration,
+        now: Monotonic,
+    ) {
         let Some(node) = self.nodes.get_mut(key) else { return };
         node.probes_missed = 0;
         node.load_complete_at = Some(now);
@@ -117,7 +162,7 @@ impl Health {
     }
 
     /// A probe was refused, or not answered for a while.
-    pub fn probe_missed(&mut self, key: &NodeKey) {
+    pub fn probe_missed(&mut self, key: &NodeKey, _now: Monotonic) {
         if let Some(node) = self.nodes.get_mut(key) {
             node.probes_missed = node.probes_missed.saturating_add(1);
         }
@@ -187,6 +232,13 @@ impl NodeHealth {
         !self.is_down() && self.readiness(version, now) == Readiness::Ready
     }
 
+    fn prefilled(&mut self, held: &mut Held) {
+        if !std::mem::replace(&mut held.begun, true) {
+            let tokens = self.in_flight_prefill_tokens;
+            self.in_flight_prefill_tokens = tokens.saturating_sub(held.cost.prefill_tokens);
+        }
+    }
+
     fn hear(&mut self, version: ModelVersion, frame: LoadFrame, now: Monotonic) {
         let heard = Heard { frame, at: now, age: Duration::ZERO };
         if self.load.get(&version).is_none_or(|known| heard.replaces(known, now)) {
@@ -239,6 +291,12 @@ mod tests {
     use super::*;
     use crate::table::Node;
     use types::intent::Agent;
+
+    const RTT: Duration = Duration::from_millis(1);
+
+    fn cost() -> Cost {
+        Cost { version: version(1), prefill_tokens: 100 }
+    }
 
     fn version(byte: u8) -> ModelVersion {
         ModelVersion::from_digest([byte; 32])
@@ -304,12 +362,12 @@ mod tests {
         let mut health = one_node();
         let ready = [(version(1), frame(9, 2))];
         let gone = [(version(1), frame(10, 0))];
-        health.probe_answered(&key(), &ready, at(0));
+        health.probe_answered(&key(), &ready, RTT, at(0));
         health.reported(&key(), &gone, Duration::ZERO, at(1));
         assert_eq!(readiness(&health, at(5)), Readiness::Ready, "heard 5 s ago");
         assert_eq!(readiness(&health, at(6)), Readiness::NotReady, "heard too long ago");
         health.reported(&key(), &[(version(2), frame(10, 2))], Duration::ZERO, at(6));
-        health.probe_answered(&key(), &ready, at(6));
+        health.probe_answered(&key(), &ready, RTT, at(6));
         let other = health.node(&key()).unwrap().readiness(version(2), at(6));
         assert_eq!(other, Readiness::NotReady, "the node itself does not name that version");
     }
@@ -361,8 +419,8 @@ mod tests {
     #[test]
     fn requests_on_a_node_that_left_are_counted_to_their_end() {
         let mut health = one_node();
-        let first = health.begin(&key(), at(0)).unwrap();
-        let second = health.begin(&key(), at(0)).unwrap();
+        let first = health.begin(&key(), cost(), at(0));
+        let second = health.begin(&key(), cost(), at(0));
         health.follow(&RoutingTable::default());
         health.end(&key(), first, Outcome::Served, at(1));
         health.follow(&table(1));
@@ -376,7 +434,7 @@ mod tests {
     fn a_node_at_a_new_address_begins_well() {
         let mut health = one_node();
         for _ in 0..PROBES_MISSED_MAX {
-            health.probe_missed(&key());
+            health.probe_missed(&key(), at(0));
         }
         health.follow(&table(1));
         assert!(health.node(&key()).unwrap().is_down());
@@ -388,7 +446,7 @@ mod tests {
     fn a_version_absent_from_a_whole_picture_is_not_ready() {
         let key = key();
         let mut health = one_node();
-        health.probe_answered(&key, &[(version(1), frame(1, 2))], at(0));
+        health.probe_answered(&key, &[(version(1), frame(1, 2))], RTT, at(0));
         let node = health.node(&key).unwrap();
         assert_eq!(node.readiness(version(1), at(1)), Readiness::Ready);
         assert_eq!(node.readiness(version(2), at(1)), Readiness::NotReady);

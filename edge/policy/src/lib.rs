@@ -18,11 +18,13 @@ pub mod table;
 pub mod vantage;
 pub mod version;
 
-pub use breaker::{Breaker, Outcome, Permit};
+pub use breaker::{Breaker, Outcome};
 pub use budget::{ResumeBudget, RetryBudget};
-pub use health::{Health, NodeHealth};
+pub use health::{Cost, Health, Held, NodeHealth};
 pub use hedge::{FirstTokens, HedgeBudget};
 pub use pace::{LineFull, ResumePacer, Ticket, Turn};
-pub use route::{Ask, Choice, NoRoute, Plan, Veto, route};
+pub use route::{
+    Ask, Candidate, Choice, Explanation, NoRoute, Prediction, Purpose, Reason, Veto, explain, route,
+};
 pub use table::{BadTable, Model, Node, Region, RoutingTable};
 pub use version::version;

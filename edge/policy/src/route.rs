@@ -1,13 +1,13 @@
-//! Chooses the nodes that may serve a request, best first.
+//! Chooses the node that gets one attempt of a request.
 //!
 //! Filters hold hard facts and are never bent; each says which nodes it struck out. What is left is ordered:
 //! nodes that this request has not tried before those it has, regions that failed it less often before those that
 //! failed it more, near regions before far ones, then the fewest of this edge's own requests in flight.
 
-use crate::health::{Health, NodeHealth, Readiness};
+use crate::health::{Cost, Health, NodeHealth, Readiness};
 use crate::table::RoutingTable;
 use std::time::Duration;
-use types::{ModelVersion, Monotonic, NodeKey, RegionName};
+use types::{ModelVersion, Monotonic, NodeKey, Priority, RegionName};
 
 /// What a request needs.
 #[derive(Debug, Clone, Copy)]
@@ -15,21 +15,95 @@ pub struct Ask<'a> {
     pub version: ModelVersion,
     /// Where the tenant's requests may go; `None` = everywhere.
     pub regions: Option<&'a [RegionName]>,
+    pub priority: Priority,
+    /// Known, or guessed from the body's length.
+    pub prompt_tokens: u64,
+    /// Hashes of the prompt's leading blocks, salted by tenant, longest last; may be empty.
+    pub prefix: &'a [u64],
     /// Nodes that earlier attempts of this request went to.
     pub tried: &'a [NodeKey],
+    pub purpose: Purpose,
 }
 
-/// Nodes in the order of preference, and why the others are not among them.
+/// What an attempt is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Purpose {
+    #[default]
+    First,
+    /// An attempt before this one brought no first token.
+    Retry,
+    /// A second attempt beside one that is still awaited.
+    Hedge,
+    /// The rest of an answer whose node was lost in its midst.
+    Resume,
+}
+
+/// One node for one attempt, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    pub node: NodeKey,
+    /// What the attempt will cost the node; [`Health::begin`] takes it.
+    pub cost: Cost,
+    pub predicted: Prediction,
+    pub reason: Reason,
+}
+
+/// What made a node the choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// It probably holds the prompt's beginning.
+    Affinity,
+    /// The better of two drawn at random.
+    Balanced,
+    /// Its breaker lets one request through to see how it does.
+    Trial,
+    /// Less than half of the capacity looks healthy, so looks are not trusted.
+    Panic,
+    /// Nothing speaks for it, but there is nothing else.
+    LastResort,
+}
+
+impl Reason {
+    /// Whether the node was chosen although it looks ill.
+    pub fn is_doubtful(self) -> bool {
+        matches!(self, Self::Panic | Self::LastResort)
+    }
+}
+
+/// The time to the first token, in its parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Prediction {
+    pub rtt_us: u64,
+    /// For what is queued there to be prefilled.
+    pub queue_us: u64,
+    /// For a place among the sequences that run at once.
+    pub slot_us: u64,
+    /// For this prompt, less what the node probably holds of it.
+    pub prefill_us: u64,
+    /// What it costs to press a request into memory that runs out.
+    pub memory_us: u64,
+}
+
+impl Prediction {
+    pub fn total_us(&self) -> u64 {
+        [self.rtt_us, self.queue_us, self.slot_us, self.prefill_us, self.memory_us]
+            .into_iter()
+            .fold(0, u64::saturating_add)
+    }
+}
+
+/// Everything that a decision rests on: the same lines as [`route`], slower.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Plan {
-    /// Never empty.
-    pub choices: Vec<Choice>,
+pub struct Explanation {
+    pub outcome: Result<Choice, NoRoute>,
+    /// Best first.
+    pub candidates: Vec<Candidate>,
     pub vetoes: Vec<(NodeKey, Veto)>,
 }
 
-/// One node and what its place in the order rests on.
+/// One node that might be asked, and what its place in the order rests on.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Choice {
+pub struct Candidate {
     pub node: NodeKey,
     pub tries: usize,
     /// Attempts of this request in the node's region, as far as they speak against it.
@@ -78,23 +152,36 @@ pub enum NoRoute {
     Full,
 }
 
-/// The plan for one attempt of a request that an edge in `here` has in hand.
+/// The node for one attempt of a request that an edge in `here` has in hand.
 pub fn route(
     table: &RoutingTable,
-    health: &Health,
+    health: &mut Health,
     here: &RegionName,
     ask: Ask<'_>,
     now: Monotonic,
-) -> Result<Plan, NoRoute> {
+    dice: u64,
+) -> Result<Choice, NoRoute> {
+    explain(table, health, here, ask, now, dice).outcome
+}
+
+/// All candidates for one attempt, and why the others are none.
+pub fn explain(
+    table: &RoutingTable,
+    health: &mut Health,
+    here: &RegionName,
+    ask: Ask<'_>,
+    now: Monotonic,
+    _dice: u64,
+) -> Explanation {
     let unseen = NodeHealth::default();
     let tries_in = |region: &RegionName| ask.tried.iter().filter(|tried| tried.region == *region).count();
-    let mut choices = Vec::new();
+    let mut candidates = Vec::new();
     let mut vetoes = Vec::new();
     for key in table.nodes.keys() {
         let seen = health.node(key).unwrap_or(&unseen);
         match veto(table, key, seen, ask, now) {
             Some(veto) => vetoes.push((key.clone(), veto)),
-            None => choices.push(Choice {
+            None => candidates.push(Candidate {
                 node: key.clone(),
                 tries: ask.tried.iter().filter(|tried| *tried == key).count(),
                 region_tries: tries_in(&key.region).saturating_sub(REGION_TRIES_FREE),
@@ -103,10 +190,7 @@ pub fn route(
             }),
         }
     }
-    if choices.is_empty() {
-        return Err(refusal(&vetoes, now));
-    }
-    choices.sort_by(|left, right| {
+    candidates.sort_by(|left, right| {
         left.tries
             .cmp(&right.tries)
             .then(left.region_tries.cmp(&right.region_tries))
@@ -114,7 +198,15 @@ pub fn route(
             .then(left.in_flight.cmp(&right.in_flight))
             .then_with(|| left.node.cmp(&right.node))
     });
-    Ok(Plan { choices, vetoes })
+    let cost = Cost { version: ask.version, prefill_tokens: ask.prompt_tokens };
+    let outcome = match candidates.first() {
+        Some(best) => {
+            let (node, predicted) = (best.node.clone(), Prediction::default());
+            Ok(Choice { node, cost, predicted, reason: Reason::Balanced })
+        }
+        None => Err(refusal(&vetoes, now)),
+    };
+    Explanation { outcome, candidates, vetoes }
 }
 
 fn veto(

@@ -47,6 +47,7 @@ mod tests {
     use super::*;
     use crate::table::{Node, Region};
     use std::collections::BTreeMap;
+    use std::time::Duration;
     use types::intent::Agent;
     use types::intent::NodeKind;
     use types::{LoadFrame, LoadState, Place, UnixMs};
@@ -80,7 +81,7 @@ mod tests {
         let key = NodeKey { region: region.parse().unwrap(), node: "n1".parse().unwrap() };
         let frame = LoadFrame { state: LoadState::Serving, replicas: 1, ..LoadFrame::default() };
         let frames: Vec<_> = versions.iter().map(|version| (digest(*version), frame)).collect();
-        health.probe_answered(&key, &frames, Monotonic::from_micros(0));
+        health.probe_answered(&key, &frames, Duration::ZERO, Monotonic::from_micros(0));
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl<'a> Attempts<'a> {
         opaque: &Opaque,
     ) -> Result<Unread<'a>, Stop> {
         loop {
-            let turn = self.choose()?;
+            let mut turn = self.choose()?;
             self.nodes.push(turn.node.clone());
             let opened = async {
                 tokio::select! {

@@ -16,7 +16,7 @@ pub struct BadVersion;
 
 impl ModelVersion {
     /// The version whose canonical manifest has this SHA-256.
-    pub fn from_digest(digest: [u8; 32]) -> Self {
+    pub const fn from_digest(digest: [u8; 32]) -> Self {
         Self(digest)
     }
 
