@@ -1,12 +1,14 @@
-//! Health and metrics, on a port that clients cannot reach.
+//! Health, metrics and explanations, on a port that clients cannot reach.
 
 use crate::Edge;
 use crate::intent::{self, Standings};
 use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use identity::Live;
+use openai::ErrorObject;
 use std::sync::Arc;
 
 /// What is told of.
@@ -21,6 +23,7 @@ pub(crate) fn routes(told: Told) -> Router {
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .route("/requests/{id}", get(request))
         .with_state(Arc::new(told))
 }
 
@@ -37,6 +40,21 @@ async fn ready(State(told): State<Arc<Told>>) -> (StatusCode, String) {
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n")
     }
+}
+
+/// What was decided for a request, and what came of it. Only the edge that had it knows, and not for ever.
+async fn request(State(told): State<Arc<Told>>, Path(id): Path<String>) -> Response {
+    // As SDKs show it, or as the header does.
+    let id = id.rsplit_once('-').map_or(id.as_str(), |(_, id)| id);
+    let (status, json) = match id.parse().ok().and_then(|id| told.edge.decisions.explain(id)) {
+        Some(json) => (StatusCode::OK, json),
+        None => {
+            let message = "this edge does not know the request, or has forgotten it";
+            let error = ErrorObject::new(message, "invalid_request_error", "request_not_found");
+            (StatusCode::NOT_FOUND, error.to_json())
+        }
+    };
+    (status, [(header::CONTENT_TYPE, "application/json")], json).into_response()
 }
 
 async fn metrics(State(told): State<Arc<Told>>) -> String {

@@ -2,13 +2,16 @@
 
 use crate::Edge;
 use crate::admit::{self, BodyBytes};
+use crate::attempt::Asked;
 use crate::attempt::opaque::Opaque;
-use crate::attempt::{Asked, Attempts};
+use crate::attempts::Attempts;
 use crate::authenticate::authenticate;
+use crate::decision_log::Decision;
 use crate::keep_alive::KeepAlive;
 use crate::network::client::{BodyError, Client, ClientGone};
 use crate::network::listen::Answer;
 use crate::pass_on::pass_on;
+use crate::prefix;
 use crate::receive::{self, Target};
 use crate::refusal::{self, Refusal};
 use crate::relay::relay;
@@ -20,6 +23,14 @@ use openai::{Endpoint, RequestView, opaque};
 use serde::Serialize;
 use std::sync::Arc;
 use types::{RequestId, UnixMs, header};
+
+/// What a body says that it wants, as far as that matters here.
+struct Wanted<'a> {
+    model: &'a str,
+    stream: bool,
+    include_usage: bool,
+    answers: u64,
+}
 
 /// Why a request's way ended early.
 pub(crate) enum Stop {
@@ -84,11 +95,11 @@ impl Edge {
     async fn steps(&self, client: &mut Client, record: &mut Record<'_>) -> Result<(), Stop> {
         let target = receive::head(client)?;
         let known = authenticate(&self.tenants, client, self.clock.wall())?;
-        record.known(known.tenant.clone());
+        let decision = record.known(known.tenant.clone());
         let endpoint = match &target {
             Target::Generate(endpoint) => *endpoint,
             Target::Respond => Endpoint::Chat,
-            Target::PassOn(path) => return self.pass_on(client, &known, path, record).await,
+            Target::PassOn(path) => return self.pass_on(client, &known, path, &decision, record).await,
             Target::ListModels => return self.list_models(client, &known, record).await,
             Target::ShowModel(model) => return self.show_model(client, &known, record, model).await,
         };
@@ -96,15 +107,18 @@ impl Edge {
         if target == Target::Respond {
             body = admit::response(client, &body, &mut held)?;
         }
+        record.asked_before(retries_of(client));
         let view = RequestView::parse(&body)?;
-        let (model, stream) = (view.model.into_owned(), view.stream);
-        let asked = self.admit(&known, endpoint, &model, stream, body, record)?;
-        let mut attempts = Attempts::new(self, &asked);
+        let RequestView { stream, include_usage, n: answers, .. } = view;
+        let wanted = Wanted { model: &view.model, stream, include_usage, answers };
+        let asked = self.admit(&known, endpoint, wanted, &body, record)?;
+        drop(view);
+        let mut attempts = Attempts::new(self, &asked, &decision, body);
         let keep_alive = match asked.stream {
             true => KeepAlive::of_stream(self.keep_alive, record.request_id()),
             false => KeepAlive::of_whole(record.request_id()),
         };
-        let relayed = relay(client, &mut attempts, keep_alive, &asked, record).await;
+        let relayed = relay(client, &mut attempts, keep_alive, record).await;
         drop(held);
         relayed
     }
@@ -114,15 +128,15 @@ impl Edge {
         &self,
         known: &Known,
         endpoint: Endpoint,
-        model: &str,
-        stream: bool,
-        body: Bytes,
+        wanted: Wanted<'_>,
+        body: &[u8],
         record: &mut Record<'_>,
     ) -> Result<Asked, Refusal> {
         let table = self.routing_table()?;
-        let model = admit::model(&table, known, model)?;
+        let model = admit::model(&table, known, wanted.model)?;
         let version = policy::version(&table, &self.health(), model, known.regions(), self.clock.now());
         record.asked_for(version);
+        let seed = u64::from_le_bytes(random());
         let headers = vec![
             (header::PROTOCOL, header::PROTOCOL_VERSION.to_owned()),
             (header::STREAM, header::STREAM_ANNOTATED.to_owned()),
@@ -131,12 +145,22 @@ impl Edge {
             (header::TENANT, known.tenant.to_string()),
             (header::PRIORITY, known.priority().to_string()),
             (header::MODEL_VERSION, version.to_string()),
-            // Minted here, so that every attempt of one request draws the same tokens.
-            (header::SEED, u64::from_le_bytes(random()).to_string()),
+            (header::SEED, seed.to_string()),
         ];
-        let regions = known.regions().map(<[_]>::to_vec);
-        let priority = known.priority();
-        Ok(Asked { endpoint, body, version, regions, priority, stream, headers })
+        Ok(Asked {
+            endpoint,
+            version,
+            regions: known.regions().map(<[_]>::to_vec),
+            priority: known.priority(),
+            resume: known.resume(),
+            prompt_tokens: (body.len() / BYTES_PER_TOKEN) as u64,
+            prefix: prefix::keys(&known.tenant, endpoint, body),
+            stream: wanted.stream,
+            include_usage: wanted.include_usage,
+            answers: wanted.answers,
+            seed,
+            headers,
+        })
     }
 
     /// Requests that only name a model: nothing else of them is read, and nothing of their answers.
@@ -145,16 +169,18 @@ impl Edge {
         client: &mut Client,
         known: &Known,
         path: &'static str,
+        decision: &Decision,
         record: &mut Record<'_>,
     ) -> Result<(), Stop> {
         let content_type = receive::content_type(client)?;
         let (body, held) = receive::body(client, BodyBytes::none(known.entry.clone())?).await?;
         let model = opaque::model(&content_type, &body)?.into_owned();
         // Its chunks are never looked at, so it is no matter whose they would be.
-        let mut asked = self.admit(known, Endpoint::Chat, &model, false, body, record)?;
+        let wanted = Wanted { model: &model, stream: false, include_usage: false, answers: 1 };
+        let mut asked = self.admit(known, Endpoint::Chat, wanted, &body, record)?;
         asked.headers.retain(|(name, _)| *name != header::STREAM);
         let opaque = Opaque { path, content_type, model };
-        let passed_on = pass_on(self, client, &asked, &opaque, record).await;
+        let passed_on = pass_on(self, client, &asked, &opaque, decision, body, record).await;
         drop(held);
         passed_on
     }
@@ -196,12 +222,21 @@ impl Edge {
     }
 }
 
+/// What SDKs say of a request that they have asked before.
+fn retries_of(client: &Client) -> u32 {
+    let said = client.header("x-stainless-retry-count").and_then(|said| std::str::from_utf8(said).ok());
+    said.and_then(|said| said.parse().ok()).unwrap_or(0)
+}
+
 /// From the operating system: ids must not collide between edges, seeds must not repeat.
 fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).expect("the operating system has random bytes");
     bytes
 }
+
+/// Of most languages; what stands around the prompt weighs little.
+const BYTES_PER_TOKEN: usize = 4;
 
 /// The API counts in seconds.
 fn seconds(time: UnixMs) -> u64 {

@@ -1,11 +1,12 @@
 //! The proxy role: carries requests from clients to regions, and answers back.
 //!
 //! The request's way, in reading order: [`answer`] is the table of contents · [`receive`] head and body ·
-//! [`authenticate`] who asks · [`admit`] what for · [`attempt`] to one node after the other, as `policy`
-//! chooses them · [`stream`] checks what comes back, [`plain_stream`] where no agent
-//! answers · [`relay`] hands it on, as [`responses`] where a client
-//! asks for those, [`pass_on`] what is not understood, and [`keep_alive`] fills the waits · [`settle`] keeps the
-//! record.
+//! [`authenticate`] who asks · [`admit`] what for, [`prefix`] with which beginning · [`attempts`] to the nodes
+//! that `policy` chooses, one [`attempt`] each · [`stream`] checks what comes back, also where no agent answers ([`plain_stream`]), [`progress`] is the answer that it
+//! makes · [`relay`] hands it on, as [`responses`] where a client asks for those, [`pass_on`] what is not understood,
+//! [`keep_alive`] fills the waits · [`resume`] goes on elsewhere when a stream is lost, by what the [`resume_buffer`]
+//! kept, or when [`patience`] ends; [`budgets`] bound what is done twice · [`settle`] keeps the record,
+//! [`decision_log`] the reasons.
 //! Beside it: [`config`] is read at start, [`intent`] keeps the [`routing_table`] and the [`tenants`] what operators
 //! want, [`probe`] watches the nodes, [`admin`] and [`metrics`] tell of it, [`refusal`] is what clients are told,
 //! [`network`] is the sockets.
@@ -14,20 +15,28 @@ mod admin;
 mod admit;
 mod answer;
 mod attempt;
+mod attempts;
 mod authenticate;
+mod budgets;
 mod clock;
 pub mod config;
+mod decision_log;
 mod intent;
 mod keep_alive;
 mod metrics;
 mod network;
 mod pass_on;
+mod patience;
 mod plain_stream;
+mod prefix;
 mod probe;
+mod progress;
 mod receive;
 mod refusal;
 mod relay;
 mod responses;
+mod resume;
+mod resume_buffer;
 mod routing_table;
 mod settle;
 mod stream;
@@ -37,8 +46,10 @@ pub use config::{BadConfig, Config, File};
 
 use admin::Told;
 use arc_swap::ArcSwapOption;
+use budgets::Budgets;
 use client::{Dialer, MemberAddress};
 use clock::Clock;
+use decision_log::DecisionLog;
 use identity::files::Paths;
 use identity::{Identity, Live};
 use intent::Refusals;
@@ -50,6 +61,7 @@ use network::upstream::Upstreams;
 use policy::{Health, NodeHealth, RoutingTable};
 use proto::signal::NodeReport;
 use refusal::Refusal;
+use resume_buffer::{RESUME_BYTES_MAX, ResumeBuffer};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -74,6 +86,9 @@ pub(crate) struct Edge {
     node_changed: Notify,
     refusals: Refusals,
     health: Mutex<Health>,
+    budgets: Mutex<Budgets>,
+    resume_buffer: Arc<ResumeBuffer>,
+    decisions: DecisionLog,
     upstreams: Upstreams,
     metrics: Arc<Metrics>,
     /// Told to stop: still answers, but should be asked no more.
@@ -145,6 +160,9 @@ pub async fn run(prepared: Prepared, shutdown: CancellationToken) -> Result<(), 
         node_changed: Notify::new(),
         refusals: Refusals::default(),
         health: Mutex::default(),
+        budgets: Mutex::default(),
+        resume_buffer: ResumeBuffer::new(RESUME_BYTES_MAX),
+        decisions: DecisionLog::default(),
         upstreams: Upstreams::new(
             &Paths::in_dir(&config.identity).authority,
             identity.clone(),
@@ -302,6 +320,10 @@ impl Edge {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn budgets(&self) -> MutexGuard<'_, Budgets> {
+        self.budgets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn hear_load(&self, node: &NodeKey, version: ModelVersion, frame: Option<LoadFrame>) {
         if let Some(frame) = frame {
             self.health().load_heard(node, version, frame, self.clock.now());
@@ -313,6 +335,11 @@ impl Edge {
     async fn until_lost(&self, node: &NodeKey, is_elsewhere: impl Fn() -> bool) {
         // What comes is worth more than what probes say, so it is given time to come.
         tokio::time::sleep(DOWN_GRACE).await;
+        self.until_down(node, is_elsewhere).await;
+    }
+
+    /// As [`Self::until_lost`], for those who have waited already.
+    async fn until_down(&self, node: &NodeKey, is_elsewhere: impl Fn() -> bool) {
         loop {
             let changed = self.node_changed.notified();
             tokio::pin!(changed);

@@ -14,6 +14,14 @@ pub(crate) struct Metrics {
     pub(crate) prompt_tokens: IntCounter,
     pub(crate) completion_tokens: IntCounter,
     pub(crate) streams_broken: IntCounter,
+    pub(crate) resumes: IntCounterVec,
+    pub(crate) resume_gap_seconds: Histogram,
+    pub(crate) resume_expected_seconds: Histogram,
+    pub(crate) not_resumable: IntCounterVec,
+    pub(crate) suspicions: IntCounterVec,
+    pub(crate) hedges: IntCounterVec,
+    pub(crate) budget_refused: IntCounterVec,
+    pub(crate) client_retries: IntCounter,
     pub(crate) connections: IntGauge,
     pub(crate) connections_refused: IntCounter,
     pub(crate) proxy_headers_refused: IntCounterVec,
@@ -72,6 +80,11 @@ impl Metrics {
             0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
         ]);
         let first_token = Histogram::with_opts(first_token).expect("a fixed name");
+        let gaps = |name: &str, help: &str| {
+            let options = HistogramOpts::new(name, help);
+            let options = options.buckets(vec![0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]);
+            register(&registry, Histogram::with_opts(options).expect("a fixed name"))
+        };
         Self {
             requests: counters("rhumb_edge_requests_total", "Requests by how they ended.", "outcome"),
             requests_in_flight: Gauge(gauge("rhumb_edge_requests_in_flight", "Requests being answered.")),
@@ -80,6 +93,43 @@ impl Metrics {
             prompt_tokens: counter("rhumb_edge_prompt_tokens_total", "Prompt tokens of answered requests."),
             completion_tokens: counter("rhumb_edge_completion_tokens_total", "Tokens delivered to clients."),
             streams_broken: counter("rhumb_edge_streams_broken_total", "Streams that could not be saved."),
+            resumes: counters(
+                "rhumb_edge_resumes_total",
+                "Streams that went on elsewhere, by exactness; that no other node took; and offers refused as inexact.",
+                "outcome",
+            ),
+            resume_gap_seconds: gaps(
+                "rhumb_edge_resume_gap_seconds",
+                "Time without an event in streams that went on elsewhere.",
+            ),
+            resume_expected_seconds: gaps(
+                "rhumb_edge_resume_expected_seconds",
+                "How long resumes had to expect to stand in line before they were sent.",
+            ),
+            not_resumable: counters(
+                "rhumb_edge_streams_not_resumable_total",
+                "Streams that could not go on elsewhere if they broke, from some point on.",
+                "reason",
+            ),
+            suspicions: counters(
+                "rhumb_edge_silent_streams_total",
+                "Streams that were silent for too long, by whether they spoke again or were left.",
+                "outcome",
+            ),
+            hedges: counters(
+                "rhumb_edge_hedges_total",
+                "Second attempts beside a late first one, by which of them won.",
+                "winner",
+            ),
+            budget_refused: counters(
+                "rhumb_edge_budget_refused_total",
+                "Attempts that were not made because their budget was spent.",
+                "budget",
+            ),
+            client_retries: counter(
+                "rhumb_edge_client_retries_total",
+                "Requests that a client's library had asked before, as it says.",
+            ),
             connections: gauge("rhumb_edge_connections", "Open client connections."),
             connections_refused: counter(
                 "rhumb_edge_connections_refused_total",

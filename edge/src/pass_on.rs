@@ -2,11 +2,14 @@
 
 use crate::Edge;
 use crate::answer::Stop;
-use crate::attempt::opaque::{Opaque, Unread};
-use crate::attempt::{Asked, Attempts};
+use crate::attempt::Asked;
+use crate::attempt::opaque::{ANSWER_MAX, Opaque, Unread};
+use crate::attempts::Attempts;
+use crate::decision_log::Decision;
 use crate::keep_alive::KeepAlive;
 use crate::network::client::Client;
 use crate::network::upstream::UpstreamError;
+use crate::progress::Delivered;
 use crate::relay::cut_off;
 use crate::settle::{Ended, Record};
 use bytes::Bytes;
@@ -18,12 +21,14 @@ pub(crate) async fn pass_on(
     client: &mut Client,
     asked: &Asked,
     opaque: &Opaque,
+    decision: &Decision,
+    body: Bytes,
     record: &mut Record<'_>,
 ) -> Result<(), Stop> {
-    let mut attempts = Attempts::patient(edge, asked);
+    let mut attempts = Attempts::new(edge, asked, decision, body).within(ANSWER_MAX);
     // Nothing can be sent ahead of an answer that is not understood.
     let mut keep_alive = KeepAlive::of_whole(record.request_id());
-    let begun = attempts.next_unread(client, &mut keep_alive, opaque).await;
+    let begun = keep_alive.during(client, attempts.begin_unread(opaque)).await?;
     record.attempted(attempts.count(), attempts.node());
     let Unread { turn, mut upstream, first } = begun?;
     let content_type = upstream.header("content-type").map(str::to_owned);
@@ -37,7 +42,7 @@ pub(crate) async fn pass_on(
     while let Some(bytes) = part {
         client.write(bytes, false).await?;
         if !is_refusal {
-            record.delivered(0, Ended::ClientGone);
+            record.delivered(Delivered::default(), Ended::ClientGone);
         }
         let next = tokio::time::timeout(STALL_MAX, upstream.read_part());
         let next = keep_alive.during(client, next).await?;
@@ -46,7 +51,7 @@ pub(crate) async fn pass_on(
             Err(error) => {
                 tracing::warn!(node = %turn.node, request = record.request_id(), %error, "answer broke");
                 turn.end(Outcome::Failed);
-                record.delivered(0, Ended::Broken);
+                record.delivered(Delivered::default(), Ended::Broken);
                 if content_type.as_deref().is_some_and(is_event_stream) {
                     // The blank line ends an event that was cut in half.
                     client.end_events(b"\n\n".to_vec(), &cut_off().to_json()).await?;
@@ -58,7 +63,7 @@ pub(crate) async fn pass_on(
     }
     client.write(Bytes::new(), true).await?;
     if !is_refusal {
-        record.delivered(0, Ended::Complete);
+        record.delivered(Delivered::default(), Ended::Complete);
     }
     turn.served(upstream, None).await;
     Ok(())

@@ -1,38 +1,42 @@
-//! The annotated stream of one attempt: every event is checked against the chain, stripped of what is
-//! internal, and made into what the client wants. A server without an agent gives a plain one, or a whole answer.
+//! The annotated stream of one attempt: every event is checked against the chain and stripped of what is internal.
+//! A server without an agent gives a plain one, or a whole answer.
 
 use crate::network::upstream::{Upstream, UpstreamError};
 use crate::plain_stream::Counted;
+use memchr::memmem;
 use openai::sse::{self, DONE, Event};
-use openai::{Assembler, BrokenAnswer};
-use std::time::Duration;
 use types::header::LOAD_COMMENT;
-use types::{EventId, LoadFrame, StreamBroken, StreamPosition};
+use types::{EventId, LoadFrame, PrefixHash, StreamBroken, StreamPosition};
 
 pub(crate) struct Stream {
     upstream: Upstream,
-    progress: Progress,
-    form: Form,
+    kind: Kind,
+    batch: Batch,
     is_done: bool,
     last_load: Option<LoadFrame>,
 }
 
-/// How far an answer has come.
-pub(crate) enum Progress {
-    /// By the ids of its events.
-    Proven { position: StreamPosition, prompt_tokens: u64 },
-    /// By what can be counted.
+/// What is known of the events.
+pub(crate) enum Kind {
+    /// Ids prove that each continues the answer.
+    Proven(StreamPosition),
+    /// Chunks of a server without an agent.
     Counted(Counted),
+    /// One whole answer of such a server.
+    Json(Counted, Vec<u8>),
 }
 
-/// What becomes of the events.
-pub(crate) enum Form {
-    /// Events as the client gets them, gathered until they are taken.
-    Events(Vec<u8>),
-    /// One whole answer.
-    Whole(Assembler),
-    /// One whole answer that came as such.
-    Json(Vec<u8>),
+/// Events that were checked and wait to be taken over.
+pub(crate) struct Batch {
+    /// Up to and including these events.
+    pub(crate) position: StreamPosition,
+    pub(crate) token_ids: Vec<u32>,
+    /// As a client gets them.
+    pub(crate) events: Vec<u8>,
+    /// As far as it is known better than from the head.
+    pub(crate) prompt_tokens: Option<u64>,
+    /// Where among them the one with the `finish_reason` begins.
+    pub(crate) finish_at: Option<usize>,
 }
 
 /// Why a stream that had begun cannot go on.
@@ -46,54 +50,50 @@ pub(crate) enum StreamError {
     NoId,
     #[error("the engine gave up")]
     GaveUp,
-    #[error("the chunks make no answer")]
-    Answer(#[from] BrokenAnswer),
     #[error("the answer is not one of this API")]
     NoChunk,
     #[error("the answer is longer than {JSON_BYTES_MAX} bytes")]
     TooLong,
 }
 
+impl StreamError {
+    /// The node itself said so: another replica there may do better.
+    pub(crate) fn is_the_nodes_word(&self) -> bool {
+        match self {
+            Self::Upstream(error) => error.is_the_nodes_word(),
+            Self::GaveUp => true,
+            Self::Chain(_) | Self::NoId | Self::NoChunk | Self::TooLong => false,
+        }
+    }
+}
+
 impl Stream {
-    pub(crate) fn new(upstream: Upstream, progress: Progress, form: Form) -> Self {
-        Self { upstream, progress, form, is_done: false, last_load: None }
+    pub(crate) fn new(upstream: Upstream, kind: Kind) -> Self {
+        let batch = Batch::at(kind.start());
+        Self { upstream, kind, batch, is_done: false, last_load: None }
+    }
+
+    pub(crate) fn kind(&self) -> &Kind {
+        &self.kind
     }
 
     /// Waits until at least one more event was taken up, or the stream is complete. Comments are no events:
-    /// they do not prolong the wait.
-    pub(crate) async fn advance(&mut self, stall: Duration) -> Result<(), StreamError> {
-        let advanced = async {
-            if let Form::Json(_) = self.form {
-                return self.take_up_json().await;
+    /// they do not end the wait.
+    pub(crate) async fn advance(&mut self) -> Result<(), StreamError> {
+        if let Kind::Json(..) = self.kind {
+            return self.take_up_json().await;
+        }
+        while !self.take_up_events()? {
+            if !self.upstream.read_events().await? {
+                return Err(UpstreamError::EndedEarly.into());
             }
-            while !self.take_up_events()? {
-                if !self.upstream.read_events().await? {
-                    return Err(UpstreamError::EndedEarly.into());
-                }
-            }
-            Ok(())
-        };
-        tokio::time::timeout(stall, advanced).await.unwrap_or(Err(UpstreamError::Stalled(stall).into()))
+        }
+        Ok(())
     }
 
-    /// True once `[DONE]` was seen, or the end of a whole answer: only then is it complete.
+    /// True once `[DONE]` was seen.
     pub(crate) fn is_done(&self) -> bool {
         self.is_done
-    }
-
-    /// Completion tokens taken up so far.
-    pub(crate) fn completion_tokens(&self) -> u64 {
-        match &self.progress {
-            Progress::Proven { position, .. } => position.position(),
-            Progress::Counted(counted) => counted.completion_tokens(),
-        }
-    }
-
-    pub(crate) fn prompt_tokens(&self) -> u64 {
-        match &self.progress {
-            Progress::Proven { prompt_tokens, .. } => *prompt_tokens,
-            Progress::Counted(counted) => counted.prompt_tokens(),
-        }
     }
 
     /// The load that the node reported last.
@@ -101,16 +101,14 @@ impl Stream {
         self.last_load
     }
 
-    /// The events that wait for the client.
-    pub(crate) fn take_events(&mut self) -> Vec<u8> {
-        match &mut self.form {
-            Form::Events(events) => std::mem::take(events),
-            Form::Whole(_) | Form::Json(_) => Vec::new(),
-        }
+    /// What was taken up since the last time.
+    pub(crate) fn take(&mut self) -> Batch {
+        let next = Batch::at(self.batch.position);
+        std::mem::replace(&mut self.batch, next)
     }
 
-    pub(crate) fn into_parts(self) -> (Upstream, Form) {
-        (self.upstream, self.form)
+    pub(crate) fn into_upstream(self) -> Upstream {
+        self.upstream
     }
 
     fn take_up_events(&mut self) -> Result<bool, StreamError> {
@@ -127,40 +125,78 @@ impl Stream {
                 self.is_done = true;
                 break;
             }
-            advanced |= match &mut self.progress {
-                Progress::Proven { position, .. } => prove(position, id, data)?,
-                Progress::Counted(counted) => counted.chunk(data)?,
-            };
-            match &mut self.form {
-                Form::Events(events) => sse::write_event(events, None, data),
-                Form::Whole(answer) => answer.add(data)?,
-                Form::Json(_) => {}
+            match &mut self.kind {
+                Kind::Proven(_) => {
+                    self.batch.prove(id, data)?;
+                    advanced = true;
+                }
+                Kind::Counted(counted) => {
+                    advanced |= counted.chunk(data)?;
+                    self.batch.count(counted);
+                }
+                Kind::Json(..) => {}
             }
+            self.batch.add(data);
         }
         Ok(advanced)
     }
 
     async fn take_up_json(&mut self) -> Result<(), StreamError> {
-        let (Form::Json(json), Progress::Counted(counted)) = (&mut self.form, &mut self.progress) else {
-            return Ok(());
-        };
+        let Kind::Json(counted, json) = &mut self.kind else { return Ok(()) };
         if self.upstream.read_more(json).await? {
             return if json.len() <= JSON_BYTES_MAX { Ok(()) } else { Err(StreamError::TooLong) };
         }
         counted.whole(json)?;
+        self.batch.events = std::mem::take(json);
+        self.batch.count(counted);
         self.is_done = true;
         Ok(())
     }
 }
 
-fn prove(position: &mut StreamPosition, id: Option<&[u8]>, data: &[u8]) -> Result<bool, StreamError> {
-    let Some(id) = id else {
-        let is_error = data.starts_with(b"{\"error\"");
-        return Err(if is_error { StreamError::GaveUp } else { StreamError::NoId });
-    };
-    let id: EventId = std::str::from_utf8(id).map_err(|_| StreamBroken::Malformed).and_then(str::parse)?;
-    position.accept(&id)?;
-    Ok(true)
+impl Batch {
+    fn at(position: StreamPosition) -> Self {
+        Self { position, token_ids: Vec::new(), events: Vec::new(), prompt_tokens: None, finish_at: None }
+    }
+
+    fn prove(&mut self, id: Option<&[u8]>, data: &[u8]) -> Result<(), StreamError> {
+        let Some(id) = id else {
+            let is_error = data.starts_with(b"{\"error\"");
+            return Err(if is_error { StreamError::GaveUp } else { StreamError::NoId });
+        };
+        let id: EventId =
+            std::str::from_utf8(id).map_err(|_| StreamBroken::Malformed).and_then(str::parse)?;
+        self.position.accept(&id)?;
+        self.token_ids.extend_from_slice(&id.token_ids);
+        Ok(())
+    }
+
+    fn count(&mut self, counted: &Counted) {
+        self.position = counted_position(counted);
+        self.prompt_tokens = Some(counted.prompt_tokens());
+    }
+
+    fn add(&mut self, data: &[u8]) {
+        if self.finish_at.is_none() && memmem::find(data, FINISHES).is_some() {
+            self.finish_at = Some(self.events.len());
+        }
+        sse::write_event(&mut self.events, None, data);
+    }
+}
+
+impl Kind {
+    /// Where the answer begins, or goes on.
+    pub(crate) fn start(&self) -> StreamPosition {
+        match self {
+            Self::Proven(start) => *start,
+            Self::Counted(counted) | Self::Json(counted, _) => counted_position(counted),
+        }
+    }
+}
+
+/// Of tokens that were counted and have no names; nothing can go on from there.
+fn counted_position(counted: &Counted) -> StreamPosition {
+    StreamPosition::at(counted.completion_tokens(), PrefixHash::of_prompt(&[]))
 }
 
 fn load_of_comment(comment: &[u8]) -> Option<LoadFrame> {
@@ -169,3 +205,5 @@ fn load_of_comment(comment: &[u8]) -> Option<LoadFrame> {
 
 /// A million tokens with their log probabilities; only a broken server goes on for longer.
 const JSON_BYTES_MAX: usize = 64 << 20;
+/// A reason that is not null. Inside of a JSON string the quotes would be escaped.
+const FINISHES: &[u8] = b"\"finish_reason\":\"";

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, PoisonError, RwLock};
 use subtle::ConstantTimeEq;
-use types::intent::{Policy, Resource, ResourceId, Stored};
+use types::intent::{Policy, Resource, ResourceId, Resume, Stored};
 use types::{ApiKey, KeyId, PolicyName, Priority, RegionName, TenantName, UnixMs};
 
 #[derive(Debug, Default)]
@@ -185,6 +185,11 @@ impl Known {
 
     pub(crate) fn priority(&self) -> Priority {
         self.policy().map_or(Priority::default(), |policy| policy.priority)
+    }
+
+    /// What may happen to a stream that breaks.
+    pub(crate) fn resume(&self) -> Resume {
+        self.policy().map_or(Resume::default(), |policy| policy.resume)
     }
 
     /// Whether the model is within the key's scope.

@@ -222,6 +222,9 @@ fn veto(
     if table.is_drained(key) {
         return Some(Veto::Drained);
     }
+    if ask.purpose == Purpose::Resume && !table.resumes(key) {
+        return Some(Veto::NotReady);
+    }
     match seen.readiness(ask.version, now) {
         Readiness::NotReady => return Some(Veto::NotReady),
         Readiness::Draining => return Some(Veto::Draining),

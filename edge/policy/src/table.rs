@@ -69,6 +69,11 @@ impl RoutingTable {
         models.any(|model| model.version == version || model.former == Some(version))
     }
 
+    /// Whether a node goes on with answers that others began. A server without an agent knows only whole requests.
+    pub fn resumes(&self, key: &NodeKey) -> bool {
+        matches!(self.nodes.get(key).map(|node| &node.kind), Some(NodeKind::Agent(_)))
+    }
+
     /// Whether a node has as many requests of this edge as operators allow. Agents keep a line of their own.
     pub fn is_full(&self, key: &NodeKey, in_flight: u32) -> bool {
         match self.nodes.get(key).map(|node| &node.kind) {

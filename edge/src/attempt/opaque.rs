@@ -3,17 +3,16 @@
 //! Nothing is known of such an answer but its status and its first byte. Once that byte is with the client no other
 //! node can go on where this one stopped; until then any other may be asked.
 
-use super::{Asked, Attempts, Failed, NodeFailed, REFUSAL_BYTES_MAX, REFUSAL_DEADLINE, Turn, load_of};
-use crate::Edge;
+use super::{Attempt, Failed, NodeFailed, REFUSAL_BYTES_MAX, REFUSAL_DEADLINE, Stage, Turn, load_of};
 use crate::answer::Stop;
-use crate::keep_alive::KeepAlive;
-use crate::network::client::Client;
+use crate::attempts::Attempts;
 use crate::network::upstream::{Upstream, UpstreamError};
 use crate::refusal::Refusal;
 use bytes::Bytes;
 use openai::ErrorObject;
-use policy::Outcome;
+use policy::{Outcome, Purpose};
 use std::time::{Duration, Instant};
+use types::intent::NodeKind;
 use types::{Failure, header};
 
 /// A request that is handed on unread.
@@ -33,67 +32,57 @@ pub(crate) struct Unread<'a> {
 }
 
 impl<'a> Attempts<'a> {
-    /// For answers that begin when all the work is done.
-    pub(crate) fn patient(edge: &'a Edge, asked: &'a Asked) -> Self {
-        Self { deadline: Instant::now() + ANSWER_MAX, ..Self::new(edge, asked) }
-    }
-
     /// The next answer that begins.
-    pub(crate) async fn next_unread(
-        &mut self,
-        client: &mut Client,
-        keep_alive: &mut KeepAlive,
-        opaque: &Opaque,
-    ) -> Result<Unread<'a>, Stop> {
+    pub(crate) async fn begin_unread(&mut self, opaque: &Opaque) -> Result<Unread<'a>, Stop> {
         loop {
-            let mut turn = self.choose()?;
-            self.nodes.push(turn.node.clone());
-            let opened = async {
-                tokio::select! {
-                    biased;
-                    opened = self.open_unread(&turn, opaque) => opened,
-                    () = self.until_lost(&turn) => Err(Failed::Node(NodeFailed::silent(None))),
-                }
-            };
-            match keep_alive.during(client, opened).await? {
-                Ok((upstream, first)) => {
-                    turn.begun();
-                    return Ok(Unread { turn, upstream, first });
-                }
+            let purpose = if self.node().is_none() { Purpose::First } else { Purpose::Retry };
+            let attempt = self.choose(purpose, None).map_err(|refused| self.refuse(refused))?;
+            match attempt.open_unread(opaque, self.is_elsewhere()).await {
+                Ok(unread) => return Ok(unread),
                 Err(Failed::Request { status: 404 | 405, body }) if is_unknown_path(&body) => {
-                    turn.end(Outcome::Served);
                     return Err(Refusal::NotServed { path: opaque.path, model: opaque.model.clone() }.into());
                 }
                 Err(Failed::Request { status, body }) => {
-                    turn.end(Outcome::Served);
                     return Err(Stop::Engine { status, body: body.into() });
                 }
-                Err(Failed::Node(failed)) => self.failed(turn, failed)?,
+                Err(Failed::Node(failed)) => self.failed(failed)?,
             }
         }
     }
+}
 
+impl<'a> Attempt<'a> {
     async fn open_unread(
-        &self,
-        turn: &Turn<'_>,
+        self,
         opaque: &Opaque,
-    ) -> Result<(Upstream, Option<Bytes>), Failed> {
-        let attempt = self.count().to_string();
+        is_elsewhere: impl Fn() -> bool,
+    ) -> Result<Unread<'a>, Failed> {
+        let edge = self.turn.edge;
+        let opened = tokio::select! {
+            biased;
+            opened = self.send_unread(opaque) => opened,
+            () = edge.until_lost(&self.turn.node, is_elsewhere) => Err(Failed::Node(NodeFailed::silent(None))),
+        };
+        let (turn, (upstream, first)) = self.opened(opened)?;
+        Ok(Unread { turn, upstream, first })
+    }
+
+    async fn send_unread(&self, opaque: &Opaque) -> Result<(Upstream, Option<Bytes>), Failed> {
+        let (edge, asked) = (self.turn.edge, self.asked);
+        let attempt = self.number.to_string();
         let left = self.deadline.saturating_duration_since(Instant::now());
         let deadline_ms = left.as_millis().to_string();
-        let tried = self.replicas.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let of_all_attempts = self.asked.headers.iter().map(|(name, value)| (*name, value.as_str()));
-        let of_this_one = [
-            ("content-type", opaque.content_type.as_str()),
-            (header::ATTEMPT, &attempt),
-            (header::DEADLINE_MS, &deadline_ms),
-        ];
-        let tried = (!tried.is_empty()).then_some((header::TRIED, tried.as_str()));
-        let headers: Vec<_> = of_all_attempts.chain(of_this_one).chain(tried).collect();
-        let body = self.asked.body.clone();
-        let sent = self.edge.upstreams.send(&turn.entry, "POST", opaque.path, &headers, body, left).await?;
-        self.edge.hear_load(&turn.node, self.asked.version, load_of(&sent));
-        let mut sent = self.judge_unread(turn, sent).await?;
+        let mut headers = vec![("content-type", opaque.content_type.as_str())];
+        // What the parts of Rhumb tell each other is nobody else's to read.
+        if matches!(self.turn.entry.kind, NodeKind::Agent(_)) {
+            headers.extend(asked.headers.iter().map(|(name, value)| (*name, value.as_str())));
+            headers.extend([(header::ATTEMPT, attempt.as_str()), (header::DEADLINE_MS, &deadline_ms)]);
+            headers.extend((!self.tried.is_empty()).then_some((header::TRIED, self.tried.as_str())));
+        }
+        let (entry, body) = (&self.turn.entry, self.body.clone());
+        let sent = edge.upstreams.send(entry, "POST", opaque.path, &headers, body, left).await?;
+        edge.hear_load(&self.turn.node, asked.version, load_of(&sent));
+        let mut sent = self.judge_unread(sent).await?;
         let left = self.deadline.saturating_duration_since(Instant::now());
         let first = tokio::time::timeout(left, sent.read_part()).await;
         let first = first.unwrap_or(Err(UpstreamError::Stalled(left)))?;
@@ -101,7 +90,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Reads the head: an answer, a refusal, or the node's failure.
-    async fn judge_unread(&self, turn: &Turn<'_>, mut sent: Upstream) -> Result<Upstream, Failed> {
+    async fn judge_unread(&self, mut sent: Upstream) -> Result<Upstream, Failed> {
         let status = sent.status();
         let said = sent.header(header::FAILURE);
         let failure: Option<Failure> = said.and_then(|said| said.parse().ok());
@@ -109,8 +98,8 @@ impl<'a> Attempts<'a> {
         if said.is_some() || has_no_room || !(200..500).contains(&status) {
             let seconds = sent.header("retry-after").and_then(|seconds| seconds.parse().ok());
             return Err(Failed::Node(NodeFailed {
-                reason: format!("{} answered {status}", turn.node.region),
-                worked_on: true,
+                reason: format!("{} answered {status}", self.turn.node.region),
+                stage: Stage::NoHead,
                 replica: sent.header(header::REPLICA).and_then(|replica| replica.parse().ok()),
                 outcome: if has_no_room { Outcome::Unknown } else { Outcome::Failed },
                 retry_after: seconds.map(Duration::from_secs),
@@ -118,7 +107,7 @@ impl<'a> Attempts<'a> {
         }
         if matches!(status, 404 | 405) {
             let body = sent.read_all(REFUSAL_BYTES_MAX, REFUSAL_DEADLINE).await?;
-            let body = body.ok_or_else(|| Failed::node("the refusal is too long to pass on", true))?;
+            let body = body.ok_or_else(|| Failed::too_long(None))?;
             return Err(Failed::Request { status, body });
         }
         Ok(sent)
@@ -138,4 +127,4 @@ fn is_unknown_path(body: &[u8]) -> bool {
 }
 
 /// As long as a large image may take, queueing included.
-const ANSWER_MAX: Duration = Duration::from_secs(300);
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(300);

@@ -166,6 +166,17 @@ impl Client {
         request_id: &str,
         json: Bytes,
     ) -> Result<(), ClientGone> {
+        self.answer_json_with(status, request_id, &[], json).await
+    }
+
+    /// As [`Self::answer_json`], with headers that say more of the answer.
+    pub(crate) async fn answer_json_with(
+        &mut self,
+        status: u16,
+        request_id: &str,
+        more: &[(&'static str, &str)],
+        json: Bytes,
+    ) -> Result<(), ClientGone> {
         let json = match self.translation.take() {
             Some(translation) if status == 200 => match translation.whole(&json) {
                 Ok(json) => json,
@@ -177,7 +188,8 @@ impl Client {
             },
             _ => json,
         };
-        self.answer(status, &[JSON, ("x-request-id", request_id)], json).await
+        let headers = [&[JSON, ("x-request-id", request_id)], more].concat();
+        self.answer(status, &headers, json).await
     }
 
     async fn answer(

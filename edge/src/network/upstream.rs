@@ -70,6 +70,18 @@ impl UpstreamError {
     pub(crate) fn reached_the_node(&self) -> bool {
         !matches!(self, Self::Connect(_) | Self::Undialled(_))
     }
+
+    /// A stream that had begun was ended by its node on purpose: the node is alive, the engine behind it may not be.
+    pub(crate) fn is_the_nodes_word(&self) -> bool {
+        match self {
+            Self::EndedEarly => true,
+            Self::Broken(error) => {
+                let error = error.downcast_ref::<Box<pingora_core::Error>>();
+                error.is_some_and(|error| was_reset(error))
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Upstreams {

@@ -2,6 +2,7 @@
 
 use crate::node::{Act, TEXTS};
 use crate::world::{SOON, World, body};
+use std::time::Duration;
 use types::{Failure, header};
 
 const STREAM: &str = r#", "stream":true"#;
@@ -63,33 +64,16 @@ async fn a_failure_before_the_first_event_is_invisible() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_breaks_ends_with_an_error_and_never_silently() {
+async fn a_stream_that_nobody_resumes_ends_with_an_error_and_never_silently() {
     let world = World::start().await;
     for act in [Act::BreakAfter(1), Act::EndAfter(2), Act::Corrupt(1)] {
-        world.near.will([act.clone()]);
+        let refuses = || std::iter::repeat_n(Act::Refuse(404, "an older node"), 6);
+        world.near.will([act.clone()].into_iter().chain(refuses()));
+        world.far.will(refuses());
         let got = world.ask(STREAM).await;
         assert!(got.whole && got.body.contains(TEXTS[0]), "{act:?}: {}", got.body);
         assert!(got.body.contains(r#""code":"stream_interrupted""#), "{act:?}: {}", got.body);
         assert!(!got.body.contains("[DONE]"), "{act:?}: {}", got.body);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_whole_answer_survives_a_broken_stream() {
-    let world = World::start().await;
-    for act in [Act::BreakAfter(2), Act::EndAfter(3), Act::Corrupt(2)] {
-        world.near.will([act.clone()]);
-        world.near.go_on();
-        let got = world.ask("").await;
-        assert_eq!(got.status, 200, "{act:?}: {}", got.body);
-        assert!(got.body.contains(&TEXTS.concat()), "{act:?}: {}", got.body);
-        assert!(got.body.contains(r#""completion_tokens":3,"total_tokens":6"#), "{act:?}: {}", got.body);
-        let [retried] = &world.far.seen()[..] else { panic!("{act:?}: one retry") };
-        // A reset may overtake the head that names the replica.
-        if act != Act::BreakAfter(2) {
-            assert_eq!(retried.headers[header::TRIED], "us-east/n1/0-0", "{act:?}");
-        }
-        world.far.will([]);
     }
 }
 
@@ -156,4 +140,64 @@ async fn a_client_that_leaves_is_left_at_once() {
     assert_eq!(status, 200);
     drop(answer);
     tokio::time::timeout(SOON, left).await.expect("the node was told").unwrap();
+}
+
+/// Answers enough for the edge to know what is late.
+async fn accustomed() -> World {
+    let world = World::start().await;
+    for _ in 0..30 {
+        assert_eq!(world.ask(STREAM).await.status, 200);
+    }
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_first_token_is_asked_for_again_and_the_loser_is_left() {
+    let world = accustomed().await;
+    world.near.will([Act::HangAfter(0)]);
+    world.far.will([]);
+    let left = world.near.left();
+    let began = std::time::Instant::now();
+    let got = world.ask(STREAM).await;
+    assert!(got.body.ends_with("data: [DONE]\n\n"), "{got:?}");
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    tokio::time::timeout(SOON, left).await.expect("the late node was left").unwrap();
+
+    world.near.will([Act::Later(Box::new(Act::Serve))]);
+    world.far.will([Act::HangAfter(0)]);
+    let left = world.far.left();
+    let answer = world.begin("anyone", STREAM);
+    let first_wins = async {
+        world.far.until_asked().await;
+        world.near.go_on();
+    };
+    let (answer, ()) = tokio::join!(answer, first_wins);
+    assert_eq!(answer.0, 200);
+    tokio::time::timeout(SOON, left).await.expect("the second node was left").unwrap();
+    let metrics = world.admin("/metrics").await.body;
+    for winner in ["first", "second"] {
+        let line = format!("rhumb_edge_hedges_total{{winner=\"{winner}\"}} 1\n");
+        assert!(metrics.contains(&line), "{metrics}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retries_of_computed_prompts_end_with_their_budget() {
+    let world = World::start().await;
+    let mut retried = 0;
+    let refused = loop {
+        world.near.will([Act::EndAfter(0)]);
+        let got = world.ask(STREAM).await;
+        if got.status != 200 {
+            break got;
+        }
+        retried += 1;
+        assert!(retried < 200, "without end");
+        // A success in between, so that the breaker stays out of this.
+        assert_eq!(world.ask("").await.status, 200);
+    };
+    assert!(refused.body.contains("upstream_failed"), "{refused:?}");
+    let metrics = world.admin("/metrics").await.body;
+    assert!(metrics.contains("rhumb_edge_budget_refused_total{budget=\"retry\"} 1\n"), "{metrics}");
+    assert!(retried >= 64, "{retried}");
 }

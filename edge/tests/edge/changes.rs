@@ -135,8 +135,8 @@ async fn a_picture_that_contradicts_itself_is_refused_and_the_old_one_stays() {
         r#"rhumb_edge_intent_refused_total{interest="tenants"} 1"#,
         r#"rhumb_edge_intent_live{interest="routing"} 1"#,
         r#"rhumb_edge_intent_revision{interest="tenants"}"#,
-        "rhumb_edge_keys 2",
-        "rhumb_edge_tenants 2",
+        "rhumb_edge_keys 4",
+        "rhumb_edge_tenants 4",
         "rhumb_edge_nodes 2",
         "rhumb_edge_certificate_expiry_seconds 1",
     ] {

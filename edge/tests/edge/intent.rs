@@ -59,19 +59,19 @@ pub fn node_at(region: &str, name: &str, ingress: SocketAddr) -> Resource {
     })
 }
 
-/// `anyone` may go anywhere, `european` must stay in Europe, `other` has keys that open little.
+/// `anyone` may go anywhere, `european` must stay in Europe, `approximate` and `off` resume so, `other` has keys that open little.
 pub fn world(near: &Node, far: &Node) -> Vec<Resource> {
     let region = |name: &str, latitude, longitude| {
         Resource::Region(Region::at(name.parse().unwrap(), Place { latitude, longitude }))
     };
     let zone =
         |region: &str| Resource::Zone(Zone { region: region.parse().unwrap(), name: "a".parse().unwrap() });
-    let policy = |name: &str, region: Option<&str>| {
+    let policy = |name: &str, region: Option<&str>, resume| {
         Resource::Policy(Policy {
             name: name.parse().unwrap(),
             regions: region.map(|region| vec![region.parse().unwrap()]),
             priority: Priority::Batch,
-            resume: Resume::Exact,
+            resume,
         })
     };
     let mut resources = vec![
@@ -81,12 +81,18 @@ pub fn world(near: &Node, far: &Node) -> Vec<Resource> {
         zone("eu-west"),
         node("us-east", near),
         node("eu-west", far),
-        policy("anywhere", None),
-        policy("europe", Some("eu-west")),
+        policy("anywhere", None, Resume::Exact),
+        policy("europe", Some("eu-west"), Resume::Exact),
+        policy("lenient", None, Resume::Approximate),
+        policy("strict", None, Resume::Off),
         tenant("anyone", "anywhere"),
         tenant("european", "europe"),
+        tenant("approximate", "lenient"),
+        tenant("off", "strict"),
         Resource::Key(key_of("anyone")),
         Resource::Key(key_of("european")),
+        Resource::Key(key_of("approximate")),
+        Resource::Key(key_of("off")),
     ];
     for name in ["m", "another"] {
         resources.extend(model(name));

@@ -22,6 +22,7 @@ mod opaque;
 mod raw;
 mod refusals;
 mod responses;
+mod resume;
 mod server;
 mod servers;
 mod takeover;

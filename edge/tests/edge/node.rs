@@ -2,6 +2,7 @@
 
 use crate::world::SOON;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -20,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use types::{Failure, PrefixHash, StreamPosition, header};
+use types::{EventId, Failure, PrefixHash, ResumeLine, StreamPosition, header};
 
 /// What a node does with one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,8 +33,12 @@ pub enum Act {
     Refuse(u16, &'static str),
     /// A head, so many events, then a reset of the stream; if there are events, not before [`Node::go_on`].
     BreakAfter(usize),
+    /// A head, so many events; not before [`Node::go_on`], all connections to the node break.
+    DieAfter(usize),
     /// A head, so many events, then a clean end without `[DONE]`.
     EndAfter(usize),
+    /// A head, so many events, then the engine's word that it cannot go on.
+    GiveUpAfter(usize),
     /// The event of this number belongs to another stream.
     Corrupt(usize),
     /// A head, so many events, then silence until the edge leaves.
@@ -51,6 +56,8 @@ pub enum Act {
     },
     /// A head that tells of more prompt tokens than there can be.
     Lie,
+    /// Serves, but has read the prompt in other tokens than whoever began the answer.
+    ServeOther,
     /// Nothing before [`Node::go_on`], then something else, as a node whose requests queue.
     Later(Box<Act>),
 }
@@ -74,6 +81,8 @@ struct Stage {
     seen: Mutex<Vec<Seen>>,
     left: Mutex<Option<oneshot::Sender<()>>>,
     cue: Notify,
+    /// Ends all connections.
+    dies: Notify,
     load: String,
     probed: Notify,
     answers_probes: AtomicBool,
@@ -97,6 +106,7 @@ impl Node {
             seen: Mutex::default(),
             left: Mutex::default(),
             cue: Notify::new(),
+            dies: Notify::new(),
             load: format!("{version} boot=1 seq=1 state=serving replicas=1 slots=8\n"),
             probed: Notify::new(),
             answers_probes: AtomicBool::new(true),
@@ -112,9 +122,13 @@ impl Node {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let shown = stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
                     stage.certificates.lock().unwrap().push(shown);
+                    let dies = stage.clone();
                     let service = service_fn(move |request| play(stage.clone(), request));
                     let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                    let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                    tokio::select! {
+                        _ = server.serve_connection(TokioIo::new(stream), service) => {}
+                        () = dies.dies.notified() => {}
+                    }
                 });
             }
         });
@@ -123,8 +137,20 @@ impl Node {
 
     /// The acts for the next requests; after them it serves.
     pub fn will(&self, acts: impl IntoIterator<Item = Act>) {
+        // A cue that an earlier act did not wait for is not for these.
+        let _ = self.stage.cue.notified().now_or_never();
         *self.stage.acts.lock().unwrap() = acts.into_iter().collect();
         self.stage.seen.lock().unwrap().clear();
+    }
+
+    /// Waits until something was asked of it.
+    pub async fn until_asked(&self) {
+        let asked = async {
+            while self.stage.seen.lock().unwrap().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(SOON, asked).await.expect("asked soon");
     }
 
     pub fn seen(&self) -> Vec<Seen> {
@@ -176,7 +202,17 @@ async fn play(stage: Arc<Stage>, request: Request<Incoming>) -> Result<Response<
     // One that is cut short was not sent to this node in earnest.
     let Ok(body) = body.collect().await else { return Ok(Response::new(whole(String::new()))) };
     let body = body.to_bytes();
-    stage.seen.lock().unwrap().push(Seen { path: head.uri.path().to_owned(), headers: head.headers, body });
+    let path = head.uri.path().to_owned();
+    let resumed = (path == header::RESUME_PATH).then(|| ResumeLine::split(&body).unwrap());
+    let usage = body.windows(20).any(|window| window == b"\"include_usage\":true");
+    let prompt = PrefixHash::of_prompt(&[1, 2, 3]);
+    let start = StreamPosition::start(prompt);
+    let start = resumed.map_or(start, |(line, _)| {
+        let mut start = start;
+        start.release(line.token_ids);
+        start
+    });
+    stage.seen.lock().unwrap().push(Seen { path, headers: head.headers, body: body.clone() });
     let act = stage.acts.lock().unwrap().pop_front().unwrap_or(Act::Serve);
     let act = match act {
         Act::Later(act) => {
@@ -197,12 +233,15 @@ async fn play(stage: Arc<Stage>, request: Request<Incoming>) -> Result<Response<
             answer.body(parts_of(&stage, parts, breaks)).unwrap()
         }
         streamed => {
-            let prompt = PrefixHash::of_prompt(&[1, 2, 3]);
+            let start = match streamed {
+                Act::ServeOther => StreamPosition::at(start.position(), PrefixHash::of_prompt(&[8])),
+                _ => start,
+            };
             let answer = answer
                 .header("content-type", "text/event-stream")
                 .header(header::PROMPT_TOKENS, if streamed == Act::Lie { u64::MAX } else { 3 })
-                .header(header::PREFIX_HASH, prompt.to_string());
-            answer.body(stream(&stage, &streamed, prompt)).unwrap()
+                .header(header::PREFIX_HASH, start.hash().to_string());
+            answer.body(stream(&stage, &streamed, start, usage)).unwrap()
         }
     })
 }
@@ -236,8 +275,8 @@ impl Stage {
     }
 }
 
-fn endless(stage: &Arc<Stage>, prompt: PrefixHash) -> Body {
-    let (wanted, mut position) = (Wanted(stage.clone()), StreamPosition::start(prompt));
+fn endless(stage: &Arc<Stage>, mut position: StreamPosition) -> Body {
+    let wanted = Wanted(stage.clone());
     let text = "x".repeat(1_000);
     let frames = std::iter::repeat_with(move || {
         let id = position.release(vec![1]);
@@ -265,32 +304,51 @@ fn parts_of(stage: &Arc<Stage>, parts: &[&'static [u8]], breaks: bool) -> Body {
     BodyExt::boxed(StreamBody::new(UnboundedReceiverStream::new(frames)))
 }
 
-fn stream(stage: &Arc<Stage>, act: &Act, prompt: PrefixHash) -> Body {
-    if *act == Act::Endless {
-        return endless(stage, prompt);
-    }
-    let (send, frames) = mpsc::unbounded_channel();
-    let mut position = StreamPosition::start(prompt);
-    let count = match act {
-        Act::BreakAfter(count) | Act::EndAfter(count) | Act::HangAfter(count) => *count,
-        _ => TEXTS.len(),
+/// The events of an answer from some position on, each in a frame of its own; `[DONE]` is not among them.
+fn frames(act: &Act, mut position: StreamPosition, usage: bool) -> Vec<Frame<Bytes>> {
+    let begun = position.position() as usize;
+    let mut frames = Vec::new();
+    let chunk = |fields: &str| {
+        format!(r#"{{"id":"chatcmpl-x","object":"chat.completion.chunk","created":1,"model":"m",{fields}}}"#)
     };
-    let mut later = Vec::new();
-    for (at, text) in TEXTS.iter().enumerate().take(count) {
-        if *act == Act::Corrupt(at) {
+    let event = |id: EventId, data: String| Frame::data(Bytes::from(format!("id: {id}\ndata: {data}\n\n")));
+    for (at, text) in TEXTS.iter().enumerate().skip(begun) {
+        if *act == Act::Corrupt(frames.len()) {
             position = StreamPosition::start(PrefixHash::of_prompt(&[9]));
         }
-        let id = position.release(vec![at as u32]);
         let finish = if at + 1 == TEXTS.len() { r#""stop""# } else { "null" };
-        let data = format!(
-            r#"{{"id":"chatcmpl-x","object":"chat.completion.chunk","created":1,"model":"m","choices":[{{"index":0,"delta":{{"content":"{text}"}},"finish_reason":{finish}}}]}}"#
-        );
-        let frame = Frame::data(Bytes::from(format!("id: {id}\ndata: {data}\n\n")));
-        match act {
-            Act::WaitAfter(count) if at >= *count => later.push(frame),
-            _ => send.send(Ok(frame)).unwrap(),
-        }
+        let choices =
+            format!(r#""choices":[{{"index":0,"delta":{{"content":"{text}"}},"finish_reason":{finish}}}]"#);
+        frames.push(event(position.release(vec![at as u32]), chunk(&choices)));
     }
+    if usage {
+        let tokens = position.position();
+        let usage = format!(
+            r#""choices":[],"usage":{{"prompt_tokens":3,"completion_tokens":{tokens},"total_tokens":{}}}"#,
+            tokens + 3
+        );
+        frames.push(event(position.release(Vec::new()), chunk(&usage)));
+    }
+    frames
+}
+
+fn stream(stage: &Arc<Stage>, act: &Act, start: StreamPosition, usage: bool) -> Body {
+    if *act == Act::Endless {
+        return endless(stage, start);
+    }
+    let (send, body) = mpsc::unbounded_channel();
+    let mut frames = frames(act, start, usage);
+    let count = match act {
+        Act::BreakAfter(count)
+        | Act::DieAfter(count)
+        | Act::EndAfter(count)
+        | Act::GiveUpAfter(count)
+        | Act::HangAfter(count)
+        | Act::WaitAfter(count) => (*count).min(frames.len()),
+        _ => frames.len(),
+    };
+    let later = frames.split_off(count);
+    frames.into_iter().for_each(|frame| send.send(Ok(frame)).unwrap());
     match act {
         // At once, so that the reset is likely to overtake the head.
         Act::BreakAfter(0) => send.send(broken()).unwrap(),
@@ -301,7 +359,19 @@ fn stream(stage: &Arc<Stage>, act: &Act, prompt: PrefixHash) -> Body {
                 let _ = send.send(broken());
             });
         }
+        Act::DieAfter(_) => {
+            let stage = stage.clone();
+            tokio::spawn(async move {
+                stage.cue.notified().await;
+                stage.dies.notify_waiters();
+                send.closed().await;
+            });
+        }
         Act::EndAfter(_) => {}
+        Act::GiveUpAfter(_) => {
+            let error = "data: {\"error\":{\"message\":\"no\"}}\n\n";
+            send.send(Ok(Frame::data(Bytes::from_static(error.as_bytes())))).unwrap();
+        }
         Act::HangAfter(_) => {
             let stage = stage.clone();
             tokio::spawn(async move {
@@ -320,5 +390,5 @@ fn stream(stage: &Arc<Stage>, act: &Act, prompt: PrefixHash) -> Body {
         }
         _ => send.send(Ok(done())).unwrap(),
     }
-    BodyExt::boxed(StreamBody::new(UnboundedReceiverStream::new(frames)))
+    BodyExt::boxed(StreamBody::new(UnboundedReceiverStream::new(body)))
 }

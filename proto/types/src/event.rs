@@ -110,6 +110,11 @@ impl StreamPosition {
         Self { position: 0, hash: prompt }
     }
 
+    /// In the midst of an answer, as the head of a resumed stream tells it.
+    pub fn at(position: u64, hash: PrefixHash) -> Self {
+        Self { position, hash }
+    }
+
     pub fn position(self) -> u64 {
         self.position
     }

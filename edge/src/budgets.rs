@@ -1,0 +1,136 @@
+//! What this edge may do twice, and in which order; the rules are `policy`'s.
+
+use crate::Edge;
+use policy::hedge::{FirstTokens, HedgeBudget};
+use policy::{Health, ResumeBudget, ResumePacer, RetryBudget, Ticket, Turn};
+use std::time::Duration;
+use types::{ModelVersion, Monotonic, Priority, RegionName};
+
+/// One for all requests of an edge.
+#[derive(Debug, Default)]
+pub(crate) struct Budgets {
+    retries: RetryBudget,
+    hedges: HedgeBudget,
+    first_tokens: FirstTokens,
+    resumes: ResumeBudget,
+    line: ResumePacer,
+    /// When the line was told last how fast it may move.
+    rate_set: Option<Monotonic>,
+}
+
+/// A broken stream's place among those that shall go on; given up when dropped.
+pub(crate) struct InLine<'a> {
+    edge: &'a Edge,
+    ticket: Option<Ticket>,
+}
+
+impl Budgets {
+    /// A request made its first attempt, which all budgets are shares of.
+    pub(crate) fn first_sent(&mut self, prompt_tokens: u64, now: Monotonic) {
+        self.retries.earned(prompt_tokens, now);
+        self.resumes.earned(prompt_tokens, now);
+        self.hedges.earned(now);
+    }
+
+    /// A first token came, so long after it was asked for first.
+    pub(crate) fn first_token(
+        &mut self,
+        region: &RegionName,
+        version: ModelVersion,
+        took: Duration,
+        now: Monotonic,
+    ) {
+        self.first_tokens.observe(region, version, took, now);
+    }
+
+    /// For an attempt after one that may have computed its prompt.
+    pub(crate) fn take_retry(&mut self, prompt_tokens: u64, now: Monotonic) -> bool {
+        let may = self.retries.may_retry(prompt_tokens, now);
+        if may {
+            self.retries.spent(prompt_tokens, now);
+        }
+        may
+    }
+
+    /// When an attempt in that region is later than most.
+    pub(crate) fn hedge_after(
+        &self,
+        region: &RegionName,
+        version: ModelVersion,
+        prompt_tokens: u64,
+        now: Monotonic,
+    ) -> Option<Duration> {
+        self.first_tokens.hedge_after(region, version, prompt_tokens, now)
+    }
+
+    pub(crate) fn take_hedge(&mut self, now: Monotonic) -> bool {
+        let may = self.hedges.may_hedge(now);
+        if may {
+            self.hedges.spent(now);
+        }
+        may
+    }
+
+    fn take_resume(&mut self, class: Priority, cost: u64, now: Monotonic) -> Option<Ticket> {
+        if !self.resumes.may_resume(class, cost, now) {
+            return None;
+        }
+        let ticket = self.line.enqueue(class, cost, now).ok()?;
+        self.resumes.spent(cost, now);
+        Some(ticket)
+    }
+
+    fn wants_rate(&self, now: Monotonic) -> bool {
+        self.rate_set.is_none_or(|set| now.since(set) > RATE_AGE_MAX)
+    }
+
+    fn set_rate(&mut self, tokens_per_s: u64, now: Monotonic) {
+        self.line.set_rate(tokens_per_s, now);
+        self.rate_set = Some(now);
+    }
+}
+
+impl<'a> InLine<'a> {
+    /// `None` = the budget is spent, or the line too long.
+    pub(crate) fn enter(edge: &'a Edge, class: Priority, cost: u64) -> Option<Self> {
+        let now = edge.clock.now();
+        // Not under both locks: all requests wait for the one of health.
+        if edge.budgets().wants_rate(now) {
+            let all = Health::prefill_tokens_per_s(&edge.health(), now);
+            edge.budgets().set_rate(all / RATE_SHARE, now);
+        }
+        let ticket = edge.budgets().take_resume(class, cost, now);
+        if ticket.is_none() {
+            edge.metrics.budget_refused.with_label_values(&["resume"]).inc();
+        }
+        Some(Self { edge, ticket: Some(ticket?) })
+    }
+
+    /// How long it will take, unless higher classes come.
+    pub(crate) fn expected(&self) -> Duration {
+        let (mut budgets, now) = (self.edge.budgets(), self.edge.clock.now());
+        self.ticket.as_ref().map_or(Duration::ZERO, |ticket| budgets.line.expected_gap(ticket, now))
+    }
+
+    /// `None` = its turn has come.
+    pub(crate) fn still_to_wait(&mut self) -> Option<Duration> {
+        let now = self.edge.clock.now();
+        match self.edge.budgets().line.turn(self.ticket.as_ref()?, now) {
+            Turn::Now => None,
+            Turn::In(wait) => Some(wait),
+        }
+    }
+}
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.edge.budgets().line.leave(ticket);
+        }
+    }
+}
+
+/// The nodes compute new prompts as well, and for other edges. Half is what they are asked to give to what broke.
+const RATE_SHARE: u64 = 2;
+/// As often as loads are heard.
+const RATE_AGE_MAX: Duration = Duration::from_secs(1);
