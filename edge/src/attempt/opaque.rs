@@ -7,6 +7,7 @@ use super::{Attempt, Failed, NodeFailed, REFUSAL_BYTES_MAX, REFUSAL_DEADLINE, St
 use crate::answer::Stop;
 use crate::attempts::Attempts;
 use crate::network::upstream::{Upstream, UpstreamError};
+use crate::plain_stream::retry_after;
 use crate::refusal::Refusal;
 use bytes::Bytes;
 use openai::ErrorObject;
@@ -94,15 +95,19 @@ impl<'a> Attempt<'a> {
         let status = sent.status();
         let said = sent.header(header::FAILURE);
         let failure: Option<Failure> = said.and_then(|said| said.parse().ok());
-        let has_no_room = status == 429 || failure.is_some_and(|failure| !failure.is_fault());
-        if said.is_some() || has_no_room || !(200..500).contains(&status) {
-            let seconds = sent.header("retry-after").and_then(|seconds| seconds.parse().ok());
+        let is_server = matches!(self.turn.entry.kind, NodeKind::OpenAi(_));
+        let has_no_room = status == 429
+            || (is_server && status == 503)
+            || failure.is_some_and(|failure| !failure.is_fault());
+        // Not the client's key but this edge's; slowness of the server's own.
+        let has_not_us = is_server && matches!(status, 401 | 403 | 407 | 408);
+        if said.is_some() || has_no_room || has_not_us || !(200..500).contains(&status) {
             return Err(Failed::Node(NodeFailed {
                 reason: format!("{} answered {status}", self.turn.node.region),
                 stage: Stage::NoHead,
                 replica: sent.header(header::REPLICA).and_then(|replica| replica.parse().ok()),
                 outcome: if has_no_room { Outcome::Unknown } else { Outcome::Failed },
-                retry_after: seconds.map(Duration::from_secs),
+                retry_after: retry_after(sent.header("retry-after"), sent.header("retry-after-ms")),
             }));
         }
         if matches!(status, 404 | 405) {
