@@ -11,21 +11,16 @@ fn long(tokens: usize) -> String {
 }
 
 #[test]
-fn a_region_without_engines_costs_no_request_that_had_not_begun() {
+fn a_region_without_engines_costs_no_request() {
     let world = World::start(&["--step-time", "20ms"]);
     // Looked up before, so that the kill comes while they run.
     let engines = world.pids("engine", world.region(0));
     let streams = run_streams_and(&world, 50, || engines.into_iter().for_each(crate::world::kill));
-    let broken = streams.iter().filter(|stream| !stream.is_complete()).count();
     for stream in &streams {
-        assert_eq!(stream.status, 200, "{stream:?}");
-        // A stream that has begun cannot be resumed yet: it must end by an honest error, never silently.
-        if !stream.is_complete() {
-            assert!(stream.data.len() > 1, "failed before its first token: {stream:?}");
-            assert_eq!(stream.error().as_deref(), Some("stream_interrupted"), "{stream:?}");
-        }
+        assert!(stream.status == 200 && stream.is_complete(), "{stream:?}");
     }
-    assert!(broken > 0, "the kill came too late to matter");
+    let resumed = world.edge_metric(0, "rhumb_edge_resumes_total", "exact");
+    assert!(resumed > 0.0, "the kill came too late to matter");
     eventually("engines are restarted by their agent", Duration::from_secs(20), || {
         world.json(&["status", "--json"])["healthy"] == true
     });
@@ -75,8 +70,7 @@ fn an_agent_dies_and_comes_back(world: &World) {
     let agents = world.pids("region-agent", region);
     let streams = run_streams_and(world, 12, || agents.into_iter().for_each(crate::world::kill));
     for stream in &streams {
-        assert!(stream.is_complete() || stream.error().is_some(), "{stream:?}");
-        assert!(stream.is_complete() || stream.data.len() > 1, "failed before its first token: {stream:?}");
+        assert!(stream.is_complete(), "{stream:?}");
     }
     eventually("its engines ended with it", Duration::from_secs(5), || {
         engines.iter().all(|pid| !crate::world::is_alive(*pid))
