@@ -132,7 +132,8 @@ impl<A: Answer> Listener<A> {
     /// Answers one request. False: the connection must end, since the answer may have stopped half-way.
     pub(super) async fn answer(&self, client: &mut Client) -> bool {
         let _in_flight = self.metrics.requests_in_flight.guard();
-        let answered = AssertUnwindSafe(self.answerer.answer(client)).catch_unwind().await;
+        // On the heap for as long as it runs: a connection that waits for its next request must not hold the room of one.
+        let answered = AssertUnwindSafe(Box::pin(self.answerer.answer(client))).catch_unwind().await;
         if answered.is_err() {
             self.metrics.panics.inc();
             tracing::error!("a request panicked; the others go on");

@@ -193,8 +193,10 @@ async fn retries_of_computed_prompts_end_with_their_budget() {
         }
         retried += 1;
         assert!(retried < 200, "without end");
-        // A success in between, so that the breaker stays out of this.
-        assert_eq!(world.ask("").await.status, 200);
+        // More successes than failures, so that the breaker stays out of this.
+        for _ in 0..2 {
+            assert_eq!(world.ask("").await.status, 200);
+        }
     };
     assert!(refused.body.contains("upstream_failed"), "{refused:?}");
     let metrics = world.admin("/metrics").await.body;

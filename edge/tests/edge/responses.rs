@@ -55,7 +55,10 @@ async fn a_whole_response_survives_a_broken_stream() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_response_ends_as_failed_and_with_an_error() {
     let world = World::start().await;
-    world.near.will([Act::EndAfter(1)]);
+    // Nobody can go on with it.
+    let nothing = || std::iter::repeat_n(Act::EndAfter(0), 6);
+    world.near.will([Act::EndAfter(1)].into_iter().chain(nothing()));
+    world.far.will(nothing());
     let got = ask(&world, r#","stream":true"#).await;
     let kinds = kinds(&got.body);
     assert_eq!(kinds[kinds.len() - 2..], ["response.failed", "error"], "{}", got.body);
