@@ -21,7 +21,7 @@ const PACKAGES: &[(&str, &str, bool, &[&str])] = &[
     ("edge", "edge", false, &["types", "openai", "proto", "identity", "policy", "client"]),
     ("region-agent", "region-agent", false, &["types", "openai", "proto", "identity", "client"]),
     ("engine", "engine", false, &["types", "openai"]),
-    ("chaos", "chaos", false, &["types"]),
+    ("chaos", "chaos", false, &["types", "policy"]),
     (
         "rhumb",
         "",

@@ -136,6 +136,15 @@ impl ResumePacer {
     }
 }
 
+/// What of the capacity that is left resumes may use, beside the fresh work of so many tokens a second. When there is
+/// more fresh work than capacity, people in the middle of reading still get their part.
+pub fn spare(capacity_tokens_per_s: u64, fresh_tokens_per_s: u64) -> u64 {
+    let least = capacity_tokens_per_s / 100 * RESUMES_PERCENT_MIN;
+    capacity_tokens_per_s.saturating_sub(fresh_tokens_per_s).max(least)
+}
+
+/// A quarter: fresh work is then late by a third, and a region's streams of a minute are back within minutes.
+const RESUMES_PERCENT_MIN: u64 = 25;
 /// A few streams that break on a quiet day should not wait for each other.
 const BURST: Duration = Duration::from_millis(250);
 /// More than the streams that one edge carries; what cannot stand in line fails at once, and honestly.
@@ -202,6 +211,14 @@ mod tests {
         let tickets: Vec<_> =
             (0..1_000).map(|_| unmeasured.enqueue(Batch, 1_000_000, at_ms(0)).unwrap()).collect();
         assert!(tickets.iter().all(|ticket| unmeasured.turn(ticket, at_ms(0)) == Turn::Now));
+    }
+
+    #[test]
+    fn resumes_get_what_fresh_work_leaves_and_never_nothing() {
+        assert_eq!(spare(10_000, 4_000), 6_000);
+        assert_eq!(spare(10_000, 9_000), 2_500);
+        assert_eq!(spare(10_000, 90_000), 2_500);
+        assert_eq!(spare(0, 10), 0, "not measured");
     }
 
     #[test]

@@ -18,20 +18,13 @@ pub struct View {
 /// what was said long ago; who says nothing is counted as one who disagrees.
 pub fn is_dead(region: &RegionName, regions: &[RegionName], views: &BTreeMap<RegionName, View>) -> bool {
     let others = || regions.iter().filter(|other| *other != region);
-    let needed = match others().count() {
-        // Nobody can say that the only region is dead.
-        0 => return false,
-        // Nobody else can be asked.
-        1 => 1,
-        others => (others / 2 + 1).max(VOICES_MIN),
-    };
+    // Of two and more that is at least two, as one voice may be one broken link. Of one, nobody else can be asked.
+    let needed = others().count() / 2 + 1;
     let says_dead =
         |other: &&RegionName| views.get(*other).is_some_and(|view| !view.reaches && view.age <= VIEW_AGE_MAX);
     others().filter(says_dead).count() >= needed
 }
 
-/// One voice may be one broken link.
-const VOICES_MIN: usize = 2;
 /// Five reports at one a second; an older view is of another world.
 const VIEW_AGE_MAX: Duration = Duration::from_secs(5);
 
