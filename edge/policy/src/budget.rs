@@ -63,15 +63,16 @@ impl ResumeBudget {
         self.earned.add(tokens, now);
     }
 
-    /// Lower classes reach the end of the budget earlier, so that what is left is there for the higher.
+    /// Each request may be resumed once, with an answer as long as its prompt: a region's loss does no more. Lower
+    /// classes reach the end of the budget earlier, so that what is left is there for the higher.
     pub fn may_resume(&self, class: Priority, cost_tokens: u64, now: Monotonic) -> bool {
         let percent = match class {
-            Priority::Interactive => 100,
-            Priority::Standard => 75,
-            Priority::Batch => 50,
+            Priority::Interactive => 200,
+            Priority::Standard => 150,
+            Priority::Batch => 100,
         };
         let budget = self.earned.sum(now) / 100 * percent;
-        let free = RESUMES_FREE * percent / 100;
+        let free = RESUMES_FREE * percent / 200;
         self.resumes.sum(now) < free || self.spent.sum(now).saturating_add(cost_tokens) <= budget
     }
 
@@ -133,7 +134,8 @@ const RETRY_SHARE: u64 = 10;
 const RETRIES_FREE: u64 = 64;
 /// Ten of them look back 5 min: longer than most streams, which earned when they began.
 const RESUME_SLOT: Duration = Duration::from_secs(30);
-const RESUMES_FREE: u64 = 64;
+/// What a young edge may have to resume before it earned anything: some hundred streams, begun in the last seconds.
+const RESUMES_FREE: u64 = 1_024;
 
 #[cfg(test)]
 mod tests {
@@ -196,7 +198,19 @@ mod tests {
             }
             served.push(count);
         }
-        assert_eq!(served, [500, 250, 250]);
+        assert_eq!(served, [1_000, 500, 500]);
+    }
+
+    #[test]
+    fn a_young_edge_saves_all_of_its_streams() {
+        let mut budget = ResumeBudget::default();
+        for _ in 0..500 {
+            budget.earned(50, at_ms(0));
+        }
+        for _ in 0..500 {
+            assert!(budget.may_resume(Priority::Batch, 150, at_ms(3_000)));
+            budget.spent(150, at_ms(3_000));
+        }
     }
 
     proptest! {
