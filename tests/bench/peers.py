@@ -90,12 +90,14 @@ def get(address, path):
     return answer.status, answer.read().decode()
 
 
-def post(address, path, body, headers={}):
+def status(address, path, body, headers={}):
+    """Of the answer's head; the rest is not waited for."""
     host, port = address.rsplit(":", 1)
     connection = http.client.HTTPConnection(host, int(port), timeout=20)
     connection.request("POST", path, json.dumps(body), {"content-type": "application/json", **headers})
-    answer = connection.getresponse()
-    return answer.status, answer.read().decode()
+    status = connection.getresponse().status
+    connection.close()
+    return status
 
 
 class Process:
