@@ -29,9 +29,10 @@ async fn main() {
     let mut arguments: Vec<String> = arguments.collect();
     let at = arguments.iter().position(|one| one == "--listen").expect("--listen ADDR") + 1;
     let listen: SocketAddr = arguments[at].parse().unwrap();
-    let slow = arguments.iter().skip_while(|one| *one != "--step-time").nth(1).map_or(SLOW_STEP, |text| {
-        10 * Duration::from_millis(text.trim_end_matches("ms").parse().unwrap())
-    });
+    let slow =
+        arguments.iter().skip_while(|one| *one != "--step-time").nth(1).map_or(SLOW_STEP, |text| {
+            10 * Duration::from_millis(text.trim_end_matches("ms").parse().unwrap())
+        });
     // Free now, and nobody else on this host is in a hurry to take it.
     let engine = TcpListener::bind((listen.ip(), 0)).await.unwrap().local_addr().unwrap();
     arguments[at] = engine.to_string();
@@ -147,8 +148,8 @@ async fn converse(mut client: TcpStream, engine: SocketAddr, plan: Arc<Mutex<Pla
             return;
         }
         if matches!(fault, Fault::Reset | Fault::Head | Fault::Cut | Fault::Half) {
-            // What was sent should arrive before the reset.
-            sleep(Duration::from_millis(5)).await;
+            // What was sent should be read before the reset: some clients throw away what they have when it comes.
+            sleep(BEFORE_RESET).await;
             socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
         }
         if fault != Fault::Error {
@@ -289,3 +290,5 @@ const EVENTS_BEFORE: u32 = 5;
 const STALL_MAX: Duration = Duration::from_secs(120);
 /// Where the engine has no step time of its own.
 const SLOW_STEP: Duration = Duration::from_millis(100);
+/// A step of a large model.
+const BEFORE_RESET: Duration = Duration::from_millis(20);

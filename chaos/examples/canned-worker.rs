@@ -133,7 +133,8 @@ impl Worker {
     async fn stream(&self, client: &mut TcpStream, is_annotated: bool) -> io::Result<()> {
         let prompt = PrefixHash::of_prompt(&[1, 2, 3]);
         let mut position = StreamPosition::start(prompt);
-        let mut head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n".to_owned();
+        let mut head =
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n".to_owned();
         if is_annotated {
             let values = [
                 (header::REPLICA, self.replica.clone()),

@@ -45,7 +45,8 @@ async fn main() {
         running.push(tokio::spawn(async move {
             let first = plan.0.at_once.min(plan.0.streams);
             if number < first {
-                tokio::time::sleep(Duration::from_secs_f64(plan.0.spread_s) * number as u32 / first as u32).await;
+                tokio::time::sleep(Duration::from_secs_f64(plan.0.spread_s) * number as u32 / first as u32)
+                    .await;
             }
             let _place = room.acquire().await.unwrap();
             let mut seen = Seen::default();
@@ -62,7 +63,10 @@ async fn main() {
 
 fn request(plan: &Plan, body: &Value) -> Vec<u8> {
     let body = body.to_string();
-    let mut text = format!("POST {} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n", plan.path, plan.address);
+    let mut text = format!(
+        "POST {} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n",
+        plan.path, plan.address
+    );
     for (name, value) in &plan.headers {
         text.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -186,7 +190,8 @@ impl Seen {
     fn told<E>(self, ended: Result<Result<(), String>, E>) -> Value {
         let began = self.began.unwrap();
         let since = |at: Instant| (at - began).as_secs_f64() * 1e3;
-        let (mut text, mut usage, mut error, mut tokens, mut is_done) = (String::new(), Value::Null, Value::Null, 0, false);
+        let (mut text, mut usage, mut error, mut tokens, mut is_done) =
+            (String::new(), Value::Null, Value::Null, 0, false);
         let (mut gap, mut before, mut first, mut last) = (0.0, None, None, began);
         for (at, data) in &self.events {
             if data == b"[DONE]" {
@@ -222,7 +227,10 @@ impl Seen {
         if end == "refused" {
             error = Value::String(String::from_utf8_lossy(&self.other).chars().take(200).collect());
         }
-        if let Ok(Err(kind)) = &ended && error.is_null() && end != "done" {
+        if let Ok(Err(kind)) = &ended
+            && error.is_null()
+            && end != "done"
+        {
             error = Value::String(kind.clone());
         }
         json!({

@@ -161,7 +161,7 @@ class Direct:
     headers = {}
 
     def __init__(self, name, workers, folder, model):
-        self.address = workers[0]
+        self.address, self.model = workers[0], model
 
     def pids(self):
         return []
