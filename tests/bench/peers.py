@@ -1,7 +1,7 @@
 """What the benches compare with: proxies from Debian and PyPI, each in a folder of its own, and how they are started
 and watched. Versions are pinned; docs/performance.md says which figures are of which."""
 
-import http.client, json, os, pathlib, shutil, signal, socket, subprocess, sys, time, venv
+import http.client, json, os, pathlib, signal, socket, subprocess, sys, time, venv
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TARGET = ROOT / "target"
