@@ -337,12 +337,6 @@ impl Events {
             })
             .collect()
     }
-
-    /// The code of an in-band error.
-    pub fn error(&self) -> Option<String> {
-        let last: Value = serde_json::from_str(self.data.last()?).ok()?;
-        last["error"]["code"].as_str().map(str::to_owned)
-    }
 }
 
 pub fn rhumb(arguments: &[&str]) -> Command {

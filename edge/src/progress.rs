@@ -72,7 +72,7 @@ enum Form {
     /// As the client gets them, gathered until they are taken.
     Events(Vec<u8>),
     /// One whole answer.
-    Whole(Assembler),
+    Whole(Box<Assembler>),
     /// One whole answer that comes as such.
     Json(Vec<u8>),
 }
@@ -106,7 +106,7 @@ impl Progress {
         prompt_tokens: u64,
         kept: Result<Kept, NotResumable>,
     ) -> Self {
-        let form = Form::Whole(Assembler::new(endpoint));
+        let form = Form::Whole(Box::new(Assembler::new(endpoint)));
         Self { form, ..Self::streamed(endpoint, false, start, prompt_tokens, kept) }
     }
 

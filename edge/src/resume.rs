@@ -40,7 +40,7 @@ pub(crate) enum Lost {
 enum Came<'a> {
     Events,
     Broke(StreamError),
-    Joined(Answering<'a>),
+    Joined(Box<Answering<'a>>),
     Unsaved(StreamError, Unsaved),
     Silence,
 }
@@ -91,7 +91,7 @@ impl<'a, 'b> Delivery<'a, 'b> {
                     Err(unsaved) => self.unsaved(broke, unsaved),
                 }
             }
-            Came::Joined(answering) => self.join(answering, Outcome::Unknown),
+            Came::Joined(answering) => self.join(*answering, Outcome::Unknown),
             Came::Unsaved(broke, unsaved) => {
                 self.note_break(&broke);
                 self.unsaved(broke, unsaved)
@@ -171,7 +171,7 @@ impl<'a, 'b> Delivery<'a, 'b> {
             match (resumed, broke) {
                 (Ok(answering), _) => {
                     edge.metrics.suspicions.with_label_values(&["left"]).inc();
-                    return Came::Joined(answering);
+                    return Came::Joined(Box::new(answering));
                 }
                 (Err(unsaved), Some(broke)) => return Came::Unsaved(broke, unsaved),
                 // Nobody else can help; the old stream still may.

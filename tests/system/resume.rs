@@ -1,7 +1,7 @@
 //! Streams whose engine, node or region dies in the middle: every one of them is completed, and none differs from what
 //! it would have been.
 
-use crate::world::{Events, World, eventually};
+use crate::world::{Events, World};
 use serde_json::Value;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -10,42 +10,40 @@ const CHAT: &str = "/v1/chat/completions";
 const STREAMS: usize = 24;
 
 #[test]
-fn no_stream_is_lost_and_none_differs_whatever_dies() {
-    let world = World::start(&["--step-time", "20ms"]);
-    let wanted = streams_while(&world, || {});
-    let region = world.region(0);
-    let deaths: [(&str, &dyn Fn()); 3] = [
-        ("an engine", &|| crate::world::kill(world.pids("engine", region)[0])),
-        ("all engines of a region", &|| {
-            world.pids("engine", region).into_iter().for_each(crate::world::kill)
-        }),
-        ("a node", &|| world.kill("region-agent", region)),
-    ];
-    for (what, death) in deaths {
-        let before = resumes(&world);
-        let began = Instant::now();
-        let found = streams_while(&world, death);
-        let took = began.elapsed();
-        for (wanted, found) in wanted.iter().zip(&found) {
-            assert!(found.is_complete(), "{what} died: {found:?}");
-            assert_eq!(content(found), content(wanted), "{what} died");
-        }
-        let resumed = resumes(&world) - before;
-        assert!(resumed > 0.0, "{what} died too late to matter");
-        println!("{what} died: {resumed} of {STREAMS} streams resumed, all done in {took:?}");
-        if world.pids("region-agent", region).is_empty() {
-            assert!(world.run(&["sandbox", "start", "region-agent", region]).status.success());
-        }
-        eventually("the region is whole again", Duration::from_secs(30), || {
-            world.run(&["status"]).status.success()
-        });
-    }
-    let broken = world.edge_metric(0, "rhumb_edge_streams_broken_total", "");
-    assert_eq!(broken, 0.0);
+fn an_engine_dies() {
+    no_stream_is_lost_when(|world, region| crate::world::kill(world.pids("engine", region)[0]));
 }
 
-fn resumes(world: &World) -> f64 {
-    world.edge_metric(0, "rhumb_edge_resumes_total", "exact")
+#[test]
+fn all_engines_of_a_region_die() {
+    no_stream_is_lost_when(|world, region| {
+        world.pids("engine", region).into_iter().for_each(crate::world::kill);
+    });
+}
+
+#[test]
+fn a_region_dies_but_for_its_edge() {
+    no_stream_is_lost_when(|world, region| {
+        world.kill("region-agent", region);
+        world.kill("control-plane", region);
+    });
+}
+
+/// A world for each death: what died once is left alone for a while, and its next death would matter less.
+fn no_stream_is_lost_when(something_dies: impl FnOnce(&World, &str)) {
+    let world = World::start(&["--step-time", "20ms"]);
+    let wanted = streams_while(&world, || {});
+    let began = Instant::now();
+    let found = streams_while(&world, || something_dies(&world, world.region(0)));
+    let took = began.elapsed();
+    for (wanted, found) in wanted.iter().zip(&found) {
+        assert!(found.is_complete(), "{found:?}");
+        assert_eq!(content(found), content(wanted));
+    }
+    let resumed = world.edge_metric(0, "rhumb_edge_resumes_total", "exact");
+    assert!(resumed > 0.0, "too late to matter");
+    assert_eq!(world.edge_metric(0, "rhumb_edge_streams_broken_total", ""), 0.0);
+    println!("{resumed} of {STREAMS} streams resumed, all done in {took:?}");
 }
 
 /// What a stream said, without what names the request.
