@@ -9,7 +9,7 @@ use crate::sandbox::paths::Paths;
 use crate::sandbox::up::{Audience, Wish};
 use crate::sandbox::{self, existing, known_region};
 use crate::say::say;
-use crate::{check, duration, generate, load, role, stdout};
+use crate::{check, duration, explain, generate, load, role, stdout};
 use anyhow::Context;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -81,6 +81,12 @@ enum Command {
     Apply(operator::apply::Apply),
     /// Print the intent, or a part of it, as a file for `apply`
     Get(operator::get::Get),
+    /// Ask an edge where requests go, and why
+    #[command(subcommand)]
+    Route(explain::Route),
+    /// Ask the edges what became of a request
+    #[command(subcommand)]
+    Request(explain::Request),
     /// Run a member of the control plane
     ControlPlane(Config),
     /// Run an edge: the proxy that clients speak to
@@ -284,6 +290,8 @@ impl Cli {
             Command::Model(model) => model.run()?,
             Command::Deployment(deployment) => deployment.run()?,
             Command::Region(region) => region.run()?,
+            Command::Route(route) => route.run()?,
+            Command::Request(request) => request.run()?,
             Command::Node(node) => node.run()?,
             Command::Apply(apply) => apply.run()?,
             Command::Get(get) => get.run()?,

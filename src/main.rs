@@ -8,6 +8,7 @@
 mod check;
 mod cli;
 mod duration;
+mod explain;
 mod failure;
 mod files;
 mod generate;

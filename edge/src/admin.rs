@@ -2,8 +2,12 @@
 
 use crate::Edge;
 use crate::intent::{self, Standings};
+use crate::route_page::{self, Imagined};
 use axum::Router;
-use axum::extract::{Path, State};
+
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -24,6 +28,7 @@ pub(crate) fn routes(told: Told) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/requests/{id}", get(request))
+        .route("/route", get(route))
         .with_state(Arc::new(told))
 }
 
@@ -52,6 +57,21 @@ async fn request(State(told): State<Arc<Told>>, Path(id): Path<String>) -> Respo
             let message = "this edge does not know the request, or has forgotten it";
             let error = ErrorObject::new(message, "invalid_request_error", "request_not_found");
             (StatusCode::NOT_FOUND, error.to_json())
+        }
+    };
+    (status, [(header::CONTENT_TYPE, "application/json")], json).into_response()
+}
+
+/// Where a request would go now, and why not elsewhere.
+async fn route(State(told): State<Arc<Told>>, imagined: Result<Query<Imagined>, QueryRejection>) -> Response {
+    let (status, json) = match imagined {
+        Ok(Query(imagined)) => match route_page::explained(&told.edge, &imagined) {
+            Ok(json) => (StatusCode::OK, json),
+            Err(unexplained) => (StatusCode::NOT_FOUND, unexplained.to_json()),
+        },
+        Err(unreadable) => {
+            let error = ErrorObject::new(unreadable.body_text(), "invalid_request_error", "invalid_query");
+            (StatusCode::BAD_REQUEST, error.to_json())
         }
     };
     (status, [(header::CONTENT_TYPE, "application/json")], json).into_response()

@@ -2,6 +2,7 @@
 //!
 //! Steps are kept as the values that decisions were made of; words and JSON are made when somebody asks.
 
+use crate::route_page::Predicted;
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicUsize;
@@ -96,17 +97,6 @@ pub(crate) enum What {
     },
 }
 
-/// A predicted time to the first token, in its parts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(crate) struct Predicted {
-    rtt_us: u64,
-    queue_us: u64,
-    slot_us: u64,
-    prefill_us: u64,
-    memory_us: u64,
-    total_us: u64,
-}
-
 /// How a request ended.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Ending {
@@ -196,14 +186,6 @@ impl Drop for Decision {
     fn drop(&mut self) {
         let steps = self.told.get_mut().unwrap_or_else(PoisonError::into_inner).steps.len();
         self.steps.fetch_sub(steps, Relaxed);
-    }
-}
-
-impl From<policy::Prediction> for Predicted {
-    fn from(predicted: policy::Prediction) -> Self {
-        let total_us = predicted.total_us();
-        let policy::Prediction { rtt_us, queue_us, slot_us, prefill_us, memory_us } = predicted;
-        Self { rtt_us, queue_us, slot_us, prefill_us, memory_us, total_us }
     }
 }
 

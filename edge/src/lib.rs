@@ -37,6 +37,7 @@ mod relay;
 mod responses;
 mod resume;
 mod resume_buffer;
+mod route_page;
 mod routing_table;
 mod settle;
 mod stream;

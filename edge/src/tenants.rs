@@ -118,6 +118,16 @@ impl TenantTable {
         Ok(())
     }
 
+    /// Where a tenant's requests may go (`None` = everywhere) and their class; `None` for one that is not there.
+    pub(crate) fn policy_of(&self, name: &TenantName) -> Option<(Option<Vec<RegionName>>, Priority)> {
+        let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
+        let rows = rows.as_ref()?;
+        let Resource::Tenant(tenant) = &rows.tenants.get(name)?.stored.resource else { return None };
+        let Some(policy) = &tenant.policy else { return Some((None, Priority::default())) };
+        let Resource::Policy(policy) = &rows.policies.get(policy)?.resource else { return None };
+        Some((policy.regions.clone(), policy.priority))
+    }
+
     pub(crate) fn is_there(&self) -> bool {
         self.rows.read().unwrap_or_else(PoisonError::into_inner).is_some()
     }
