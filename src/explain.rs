@@ -109,7 +109,9 @@ impl Route {
 impl Request {
     pub fn run(self) -> anyhow::Result<()> {
         let Self::Explain { id, edges, output } = self;
-        if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') {
+        if id.is_empty()
+            || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        {
             bail!("{id:?} is no request's id; it looks like chatcmpl-0123456789abcdef0123456789abcdef");
         }
         let page = ask(&edges.addresses(None)?, &format!("/requests/{id}"))?;
@@ -129,11 +131,14 @@ async fn ask(edges: &[SocketAddr], path: &str) -> anyhow::Result<Value> {
     for (edge, answer) in edges.iter().zip(answers) {
         match answer {
             Ok((StatusCode::OK, body)) => {
-                return serde_json::from_slice(&body).with_context(|| format!("{edge} speaks another version"));
+                return serde_json::from_slice(&body)
+                    .with_context(|| format!("{edge} speaks another version"));
             }
             Ok((_, body)) => {
                 let error: Value = serde_json::from_slice(&body).unwrap_or_default();
-                said.push(error["error"]["message"].as_str().unwrap_or("it does not know such a page").to_owned());
+                said.push(
+                    error["error"]["message"].as_str().unwrap_or("it does not know such a page").to_owned(),
+                );
             }
             Err(error) => said.push(error.to_string()),
         }
@@ -234,7 +239,12 @@ fn request_shown(page: &Value) -> String {
                 millis(&step["predicted"]["total_us"]),
             ),
             "resumed" => {
-                format!("{}, after token {}, {} ms without one", of(&step["exactness"]), step["position"], step["gap_ms"])
+                format!(
+                    "{}, after token {}, {} ms without one",
+                    of(&step["exactness"]),
+                    step["position"],
+                    step["gap_ms"]
+                )
             }
             _ => {
                 let fields = step.as_object().into_iter().flatten();

@@ -5,7 +5,6 @@ use crate::intent::{self, Standings};
 use crate::route_page::{self, Imagined};
 use axum::Router;
 
-
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};

@@ -134,7 +134,7 @@ impl Edge {
     ) -> Result<Asked, Refusal> {
         let table = self.routing_table()?;
         let model = admit::model(&table, known, wanted.model)?;
-        let version = policy::version(&table, &self.health(), model, known.regions(), self.clock.now());
+        let version = policy::version(&mut self.health(), model, known.regions(), self.clock.now());
         record.asked_for(version);
         let seed = u64::from_le_bytes(random());
         let headers = vec![

@@ -386,6 +386,11 @@ pub(crate) fn purpose_as_str(purpose: Purpose) -> &'static str {
     }
 }
 
+/// Draws that nobody can foresee, so that edges do not all choose alike.
+pub(crate) fn dice() -> u64 {
+    getrandom::u64().expect("the operating system has random bytes")
+}
+
 /// With less left than this another attempt could only fail too.
 pub(crate) const ATTEMPT_WORTH: Duration = Duration::from_secs(1);
 /// Beyond any context; more is a lie that would spoil every sum.

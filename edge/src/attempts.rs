@@ -16,7 +16,7 @@ use crate::refusal::Refusal;
 use crate::resume::Lost;
 use crate::resume_buffer::Kept;
 use bytes::Bytes;
-use policy::{Ask, NoRoute, Purpose, Reason, route};
+use policy::{Ask, NoRoute, Purpose, route};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 use types::header;
@@ -201,7 +201,7 @@ impl<'a> Attempts<'a> {
             attempt: self.count,
             node: choice.node,
             purpose: purpose_as_str(purpose),
-            reason: reason_as_str(choice.reason),
+            reason: choice.reason.as_str(),
             predicted: choice.predicted.into(),
         });
         let tried = self.replicas.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
@@ -436,16 +436,6 @@ impl<'a> Attempts<'a> {
 enum PaidBy {
     Hedges,
     Retries,
-}
-
-fn reason_as_str(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Affinity => "affinity",
-        Reason::Balanced => "balanced",
-        Reason::Trial => "trial",
-        Reason::Panic => "panic",
-        Reason::LastResort => "last-resort",
-    }
 }
 
 /// More would only multiply an outage's load.

@@ -107,7 +107,7 @@ pub(crate) fn explained(edge: &Edge, imagined: &Imagined) -> Result<String, Unex
     let now = edge.clock.now();
     let (version, explanation) = {
         let mut health = edge.health();
-        let version = policy::version(&table, &mut health, model, regions.as_deref(), now);
+        let version = policy::version(&mut health, model, regions.as_deref(), now);
         let ask = Ask {
             version,
             regions: regions.as_deref(),
@@ -147,7 +147,8 @@ fn chosen(choice: Choice) -> Chosen {
 }
 
 fn seen(seen: RegionSeen) -> Seen {
-    let RegionSeen { region, near_us, wait_us, load_percent, weight_percent, nodes_good, nodes, state } = seen;
+    let RegionSeen { region, near_us, wait_us, load_percent, weight_percent, nodes_good, nodes, state } =
+        seen;
     let region = region.to_string();
     Seen { region, state, near_us, wait_us, load_percent, weight_percent, nodes_good, nodes }
 }

@@ -61,25 +61,16 @@ impl RoutingTable {
             || self.regions.get(&key.region).is_some_and(|region| region.drained)
     }
 
-    /// Whether a node may be asked for a version, as long as nothing was heard from it. Agents tell what they serve;
-    /// of a server without one operators do.
-    pub fn may_serve(&self, key: &NodeKey, version: ModelVersion) -> bool {
-        let Some(NodeKind::OpenAi(server)) = self.nodes.get(key).map(|node| &node.kind) else { return true };
-        let mut models = server.models.iter().filter_map(|name| self.models.get(name));
-        models.any(|model| model.version == version || model.former == Some(version))
-    }
-
     /// Whether a node goes on with answers that others began. A server without an agent knows only whole requests.
     pub fn resumes(&self, key: &NodeKey) -> bool {
         matches!(self.nodes.get(key).map(|node| &node.kind), Some(NodeKind::Agent(_)))
     }
 
-    /// Whether a node has as many requests of this edge as operators allow. Agents keep a line of their own.
-    pub fn is_full(&self, key: &NodeKey, in_flight: u32) -> bool {
-        match self.nodes.get(key).map(|node| &node.kind) {
-            Some(NodeKind::OpenAi(server)) => in_flight >= server.slots,
-            Some(NodeKind::Agent(_)) | None => false,
-        }
+    /// The versions that operators say a server without an agent serves; `None` = the node says so itself.
+    pub(crate) fn served_by(&self, key: &NodeKey) -> Option<Vec<ModelVersion>> {
+        let Some(NodeKind::OpenAi(server)) = self.nodes.get(key).map(|node| &node.kind) else { return None };
+        let models = server.models.iter().filter_map(|name| self.models.get(name));
+        Some(models.flat_map(|model| [Some(model.version), model.former]).flatten().collect())
     }
 
     /// Everything that is wrong with the table for an edge that stands in `here`.

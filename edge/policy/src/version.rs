@@ -6,23 +6,22 @@
 
 use crate::health::Health;
 use crate::table::{Model, RoutingTable};
-use types::{ModelVersion, Monotonic, NodeKey, RegionName};
+use types::{ModelVersion, Monotonic, RegionName};
 
 /// The new version once no more nodes serve the former one than serve it, among those that the tenant may use.
 pub fn version(
-    table: &RoutingTable,
-    health: &Health,
+    health: &mut Health,
     model: Model,
     regions: Option<&[RegionName]>,
     now: Monotonic,
 ) -> ModelVersion {
     let Some(former) = model.former else { return model.version };
-    let serving = |version| {
-        let serves = |key: &&NodeKey| health.node(key).is_some_and(|node| node.serves(version, now));
-        let may_be_asked = |key: &&NodeKey| {
-            regions.is_none_or(|regions| regions.contains(&key.region)) && !table.is_drained(key)
-        };
-        table.nodes.keys().filter(may_be_asked).filter(serves).count()
+    let mut serving = |version| {
+        health.catch_up(version, now);
+        let there = health.index.regions.iter().zip(health.index.pools(version));
+        let allowed =
+            there.filter(|(region, _)| regions.is_none_or(|regions| regions.contains(&region.name)));
+        allowed.map(|(_, pool)| pool.sums.ready).sum::<u64>()
     };
     if serving(former) > serving(model.version) { former } else { model.version }
 }
@@ -50,7 +49,7 @@ mod tests {
     use std::time::Duration;
     use types::intent::Agent;
     use types::intent::NodeKind;
-    use types::{LoadFrame, LoadState, Place, UnixMs};
+    use types::{LoadFrame, LoadState, NodeKey, Place, UnixMs};
 
     fn digest(byte: u8) -> ModelVersion {
         ModelVersion::from_digest([byte; 32])
@@ -91,23 +90,25 @@ mod tests {
         health.follow(&changed);
         let model = changed.models["m"];
         let now = Monotonic::from_micros(0);
-        let ask =
-            |table: &RoutingTable, health: &Health, regions| version(table, health, model, regions, now);
-        assert_eq!(ask(&changed, &health, None), digest(2), "nobody serves either");
+        let ask = |table: &RoutingTable, health: &mut Health, regions| {
+            health.follow(table);
+            version(health, model, regions, now)
+        };
+        assert_eq!(ask(&changed, &mut health, None), digest(2), "nobody serves either");
         for region in ["us-east", "eu-west", "ap-south"] {
             serve(&mut health, region, &[1]);
         }
-        assert_eq!(ask(&changed, &health, None), digest(1));
+        assert_eq!(ask(&changed, &mut health, None), digest(1));
         serve(&mut health, "us-east", &[2]);
-        assert_eq!(ask(&changed, &health, None), digest(1));
+        assert_eq!(ask(&changed, &mut health, None), digest(1));
         let us = ["us-east".parse().unwrap()];
-        assert_eq!(ask(&changed, &health, Some(&us)), digest(2), "only what the tenant may use counts");
+        assert_eq!(ask(&changed, &mut health, Some(&us)), digest(2), "only what the tenant may use counts");
         let eu = "eu-west".parse::<RegionName>().unwrap();
         changed.regions.get_mut(&eu).unwrap().drained = true;
-        assert_eq!(ask(&changed, &health, None), digest(2), "a drained region counts for neither");
+        assert_eq!(ask(&changed, &mut health, None), digest(2), "a drained region counts for neither");
         changed.regions.get_mut(&eu).unwrap().drained = false;
         serve(&mut health, "eu-west", &[1, 2]);
-        assert_eq!(ask(&changed, &health, None), digest(2));
+        assert_eq!(ask(&changed, &mut health, None), digest(2));
     }
 
     #[test]
