@@ -251,7 +251,7 @@ impl<'a> Attempts<'a> {
             let Ok(table) = edge.routing_table() else { return false };
             let chosen =
                 route(&table, &mut edge.health(), &edge.region, ask, edge.clock.now(), fastrand::u64(..));
-            chosen.is_ok_and(|choice| tried.last() != Some(&choice.node))
+            chosen.is_ok_and(|choice| tried.last() != Some(&choice.node) && !choice.reason.is_doubtful())
         }
     }
 

@@ -87,7 +87,7 @@ impl Refusal {
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         let wait = match self {
             Self::TooManyRequests | Self::TooManyBytes => Duration::from_secs(1),
-            Self::NoRoute(NoRoute::BreakersOpen { wait }) => *wait,
+            Self::NoRoute(NoRoute::BreakersOpen { wait } | NoRoute::Shed { retry_after: wait, .. }) => *wait,
             Self::NoRoute(NoRoute::Residency) => return None,
             Self::NoRoute(_) | Self::NoPicture { .. } => Duration::from_secs(2),
             Self::AttemptsFailed { retry_after, .. } => retry_after.unwrap_or(Duration::from_secs(1)),

@@ -113,7 +113,7 @@ impl Index {
                     pool.set(node.place, member(*slot, node, version, now));
                 }
             }
-            pool.note_loss(now);
+            pool.note_ready();
         }
     }
 
@@ -178,7 +178,10 @@ fn refresh(pools: &mut [Pool], slot: u32, node: &NodeHealth, version: ModelVersi
     }
     if let Some(pool) = pools.get_mut(node.region) {
         pool.set(node.place, member(slot, node, version, now));
-        pool.note_loss(now);
+        // What operators sent away is not lost.
+        if !node.drained {
+            pool.note_loss(now);
+        }
     }
 }
 
@@ -196,6 +199,8 @@ fn member(slot: u32, node: &NodeHealth, version: ModelVersion, now: Monotonic) -
         place: node.place as u32,
         hash: node.hash,
         standing: node.standing(),
+        // A server without an agent knows only whole requests.
+        resumes: node.serves_only.is_none(),
         is_ready: readiness == Readiness::Ready,
         slow_since: node.slow_since,
         rtt_us: node.rtt_us,

@@ -22,6 +22,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) holder: Option<(u64, usize)>,
     /// Nodes that are out of the question.
     pub(crate) tried: &'a [u32],
+    /// Only nodes that go on with answers of others.
+    pub(crate) resume: bool,
     /// Hashes of nodes that may be asked although their breakers are open.
     pub(crate) readmitted: &'a [u64],
     pub(crate) dice: u64,
@@ -157,7 +159,7 @@ pub(crate) fn is_eligible(member: &Member, wish: &Wish<'_>) -> bool {
         Standing::Broken => wish.readmitted.contains(&member.hash),
         Standing::Recovering | Standing::Silent => false,
     };
-    is_well && !wish.tried.contains(&member.slot)
+    is_well && (!wish.resume || member.resumes) && !wish.tried.contains(&member.slot)
 }
 
 /// A few requests more than others have is no load, and a prompt that is held saves more than they cost. Twice as many

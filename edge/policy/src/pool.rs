@@ -32,6 +32,8 @@ pub(crate) struct Member {
     /// Of the node's name: what draws are made of.
     pub(crate) hash: u64,
     pub(crate) standing: Standing,
+    /// Goes on with answers that others began.
+    pub(crate) resumes: bool,
     /// Known to serve.
     pub(crate) is_ready: bool,
     pub(crate) slow_since: Option<Monotonic>,
@@ -39,11 +41,12 @@ pub(crate) struct Member {
     pub(crate) load: Load,
 }
 
-/// Over good members, but for the first three.
+/// Over good members, but for the first four.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Sums {
     pub(crate) members: u64,
     pub(crate) broken: u64,
+    pub(crate) cannot_resume: u64,
     /// Known to serve and not silent.
     pub(crate) ready: u64,
     pub(crate) good: u64,
@@ -113,9 +116,14 @@ impl Pool {
         }
     }
 
+    /// Whoever has served here can be lost.
+    pub(crate) fn note_ready(&mut self) {
+        self.had_ready |= self.sums.ready > 0;
+    }
+
     /// Notes the loss and the return of all that served here.
     pub(crate) fn note_loss(&mut self, now: Monotonic) {
-        self.had_ready |= self.sums.ready > 0;
+        self.note_ready();
         if self.sums.good == 0 {
             if self.had_ready && self.lost_at.is_none() {
                 self.lost_at = Some(now);
@@ -164,6 +172,7 @@ impl Sums {
         };
         sum(&mut self.members, 1);
         sum(&mut self.broken, u64::from(member.standing == Standing::Broken));
+        sum(&mut self.cannot_resume, u64::from(!member.resumes));
         sum(&mut self.ready, u64::from(member.is_ready && member.standing != Standing::Silent));
         if member.standing != Standing::Good {
             return;
@@ -224,6 +233,16 @@ impl Sums {
         let slots = usual.slots.saturating_mul(self.good);
         let step_us = self.step_us.checked_div(self.stepped).unwrap_or(0);
         self.backlog_us(usual).saturating_add(slot_us(self.outstanding(), slots.max(1), step_us))
+    }
+
+    /// The wait as far as it follows from what nodes have measured and said: no guess turns a request away.
+    pub(crate) fn measured_wait_us(&self) -> u64 {
+        let queue_us = self.known_queued.saturating_mul(1_000_000).checked_div(self.rate).unwrap_or(0);
+        let slot_us = match self.step_us.checked_div(self.stepped) {
+            Some(step_us) if self.slots > 0 => slot_us(self.known_outstanding, self.slots, step_us.max(1)),
+            _ => 0,
+        };
+        queue_us.saturating_add(slot_us)
     }
 
     /// Nodes that nobody spoke of are taken to be as busy as the others, or as this edge keeps them.

@@ -21,6 +21,8 @@ pub(crate) struct View {
     pub(crate) near_us: u64,
     /// What others' requests add to that.
     pub(crate) wait_us: u64,
+    /// The part of it that is known, not guessed.
+    pub(crate) measured_wait_us: u64,
     /// Of what it has room for.
     pub(crate) load_permille: u64,
     /// What is due to it after its return.
@@ -62,6 +64,7 @@ impl View {
             at_home,
             near_us: usual.rtt_us.saturating_add(prefill_us),
             wait_us: pool.sums.wait_us(&usual),
+            measured_wait_us: pool.sums.measured_wait_us(),
             load_permille: pool.sums.load_permille(&usual),
             weight: pool.weight(now),
             good: pool.sums.good,
@@ -146,6 +149,7 @@ mod tests {
             at_home: region == 0,
             near_us: near_ms * 1000,
             wait_us: load * 100,
+            measured_wait_us: 0,
             load_permille: load,
             weight: WHOLE,
             good: 3,

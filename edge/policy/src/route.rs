@@ -18,7 +18,6 @@ use crate::region::{self, View, Way};
 use crate::signals::Readiness;
 use crate::table::RoutingTable;
 use std::time::Duration;
-use types::intent::NodeKind;
 use types::{Monotonic, NodeKey, RegionName};
 
 /// The node for one attempt of a request that an edge in `here` has in hand. `table` is the one that `health`
@@ -88,11 +87,7 @@ impl Scene {
                 pool.dial(salt);
             }
         }
-        let mut tried: Vec<u32> = ask.tried.iter().filter_map(|key| health.find(key)).collect();
-        if ask.purpose == Purpose::Resume {
-            let members = health.index.pools(ask.version).iter().flat_map(|pool| &pool.members);
-            tried.extend(members.map(|member| member.slot).filter(|slot| !resumes(health, *slot)));
-        }
+        let tried: Vec<u32> = ask.tried.iter().filter_map(|key| health.find(key)).collect();
         let mut views = Vec::with_capacity(health.index.regions.len());
         let (mut good, mut members, mut is_lost) = (0, 0, false);
         for (region, pool) in health.index.pools(ask.version).iter().enumerate() {
@@ -111,10 +106,11 @@ impl Scene {
                 None => there.rtt_us.iter().copied().max().unwrap_or(0),
             };
             let mut view = View::of(region, at_home, pool, rtt_us, &ask, now);
-            if !ask.tried.is_empty() {
+            let is_barred = ask.purpose == Purpose::Resume && pool.sums.cannot_resume > 0;
+            if !ask.tried.is_empty() || is_barred {
                 let tries = ask.tried.iter().filter(|key| key.region == there.name).count();
                 view.tries = tries.saturating_sub(REGION_TRIES_FREE);
-                view.good = untried_good(health, pool, region, at_home, &tried);
+                view.good = untried_good(health, pool, region, at_home, &tried, is_barred);
             }
             views.push(view);
         }
@@ -124,15 +120,21 @@ impl Scene {
     }
 }
 
-/// A server without an agent goes on with nothing that others began.
-fn resumes(health: &Health, slot: u32) -> bool {
-    health.slot(slot).is_some_and(|node| matches!(node.kind, Some(NodeKind::Agent(_))))
-}
-
-/// Good nodes of a region that a request has not tried.
-fn untried_good(health: &Health, pool: &Pool, region: usize, at_home: bool, tried: &[u32]) -> u64 {
-    if !at_home && pool.members.len() > FAR_NODES_MAX {
-        let is_good = |member: &&Member| member.standing == Standing::Good && !tried.contains(&member.slot);
+/// Good nodes of a region that a request has not tried. `is_barred`: some of them cannot resume, and should.
+fn untried_good(
+    health: &Health,
+    pool: &Pool,
+    region: usize,
+    at_home: bool,
+    tried: &[u32],
+    is_barred: bool,
+) -> u64 {
+    if is_barred || !at_home && pool.members.len() > FAR_NODES_MAX {
+        let is_good = |member: &&Member| {
+            member.standing == Standing::Good
+                && (!is_barred || member.resumes)
+                && !tried.contains(&member.slot)
+        };
         return pool.reachable(at_home).filter(is_good).count() as u64;
     }
     let was_good = |(index, slot): &(usize, &u32)| {
@@ -184,6 +186,7 @@ pub(crate) fn decide(
         prefix: ask.prefix,
         holder: health.recent.holder(ask.prefix),
         tried: &scene.tried,
+        resume: ask.purpose == Purpose::Resume,
         readmitted: &readmitted,
         dice: mix(dice, 3),
         now,
@@ -258,7 +261,7 @@ fn last_resort(
     for (place, view) in scene.views.iter().enumerate() {
         for member in pools[view.region].reachable(view.at_home) {
             let tries = scene.tried.iter().filter(|slot| **slot == member.slot).count();
-            if ask.purpose == Purpose::Resume && !resumes(health, member.slot) {
+            if ask.purpose == Purpose::Resume && !member.resumes {
                 continue;
             }
             if reason == Reason::Panic && (member.standing == Standing::Good || tries > 0) {
@@ -289,7 +292,7 @@ fn last_resort(
 fn turn_away(view: &View, ask: Ask<'_>, is_lost: bool) -> Result<(), Refused> {
     // The rest of an answer that a client reads already.
     let is_lost = is_lost && ask.purpose != Purpose::Resume;
-    let wait = Duration::from_micros(view.wait_us);
+    let wait = Duration::from_micros(view.measured_wait_us);
     match wait.checked_sub(region::patience(ask.priority, is_lost)) {
         Some(too_long) if !too_long.is_zero() => {
             Err(Refused::Crowded { retry_after: too_long.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX) })
@@ -312,9 +315,6 @@ pub(crate) fn veto(
     if table.is_drained(key) {
         return Some(Veto::Drained);
     }
-    if ask.purpose == Purpose::Resume && !table.resumes(key) {
-        return Some(Veto::NotReady);
-    }
     let slot = health.find(key)?;
     match health.readiness(slot, ask.version, now) {
         Readiness::NotReady => return Some(Veto::NotReady),
@@ -322,6 +322,9 @@ pub(crate) fn veto(
         Readiness::Ready | Readiness::Unknown => {}
     }
     let node = health.slot(slot)?;
+    if ask.purpose == Purpose::Resume && node.serves_only.is_some() {
+        return Some(Veto::NotReady);
+    }
     if node.is_full() {
         return Some(Veto::Full);
     }

@@ -148,8 +148,9 @@ impl Signals {
 impl Begun {
     fn add(&mut self, tokens: u64, now: Monotonic) {
         let is_full = self.requests.len() == BEGUN_MAX;
-        match self.requests.last_mut().filter(|_| is_full) {
-            // The youngest two become one, as if both were begun now: counted a little too long rather than not.
+        // What began in one instant is one; where there is no room, so are the youngest two, as if both were begun
+        // now: counted a little too long rather than not.
+        match self.requests.last_mut().filter(|last| is_full || last.0 == now) {
             Some(last) => *last = (now, last.1 + 1, last.2.saturating_add(tokens)),
             None => self.requests.push((now, 1, tokens)),
         }

@@ -61,11 +61,6 @@ impl RoutingTable {
             || self.regions.get(&key.region).is_some_and(|region| region.drained)
     }
 
-    /// Whether a node goes on with answers that others began. A server without an agent knows only whole requests.
-    pub fn resumes(&self, key: &NodeKey) -> bool {
-        matches!(self.nodes.get(key).map(|node| &node.kind), Some(NodeKind::Agent(_)))
-    }
-
     /// The versions that operators say a server without an agent serves; `None` = the node says so itself.
     pub(crate) fn served_by(&self, key: &NodeKey) -> Option<Vec<ModelVersion>> {
         let Some(NodeKind::OpenAi(server)) = self.nodes.get(key).map(|node| &node.kind) else { return None };

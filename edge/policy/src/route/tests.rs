@@ -364,7 +364,7 @@ fn a_conversation_stays_on_its_node_and_a_shared_beginning_does_not_pin_all_to_o
         world.health.answer_begun(&first.node, &mut begun, Duration::ZERO, at(0));
         held.push(begun);
         let second = world.route(Ask { prefix: &turns, ..ask() }, 0, conversation + 1000).unwrap();
-        assert_eq!((&second.node, second.reason), (&first.node, Reason::Affinity));
+        assert_eq!((&second.node, second.reason), (&first.node, Reason::Affinity), "{conversation}");
         used.insert(first.node);
     }
     assert!(used.len() >= 8, "{used:?}");
@@ -420,6 +420,8 @@ fn a_server_without_an_agent_gets_what_it_serves_and_no_more_than_its_slots() {
     assert_eq!(world.route(in_europe, 0, 0), Err(NoRoute::Full));
     world.health.end(&node, held, Outcome::Served, at(0));
     assert!(world.route(in_europe, 0, 0).is_ok());
+    let resume = Ask { purpose: Purpose::Resume, ..in_europe };
+    assert_eq!(world.route(resume, 0, 0), Err(NoRoute::NotReady), "it knows only whole requests");
     // Agents queue by themselves.
     let _busy: Vec<_> = (0..100).map(|_| world.health.begin(&key("us-east/n1"), COST, at(0))).collect();
     let home = [region("us-east")];
