@@ -119,8 +119,12 @@ impl World {
 
     /// The address of a region's edge.
     pub fn edge(&self, region: usize) -> SocketAddr {
-        let base = self.facts["regions"][region]["edge"].as_str().unwrap();
-        base.strip_prefix("http://").unwrap().strip_suffix("/v1").unwrap().parse().unwrap()
+        address(&self.facts["regions"][region]["edge"])
+    }
+
+    /// The one address, which leads to the nearest edge that is ready.
+    pub fn front(&self) -> SocketAddr {
+        address(&self.facts["endpoint"])
     }
 
     pub fn region(&self, region: usize) -> &str {
@@ -229,10 +233,21 @@ impl World {
         region: usize,
         path: &str,
         body: &str,
-        mut go_on: impl FnMut(&Events) -> bool,
+        go_on: impl FnMut(&Events) -> bool,
     ) -> Events {
-        let mut reader = open(self.edge(region), &self.head(&format!("POST {path}")), body);
-        let (status, _) = read_head(&mut reader).unwrap();
+        self.stream_at(self.edge(region), path, body, go_on).unwrap()
+    }
+
+    /// The same at any address; `None` if the connection ended before there was a head.
+    pub fn stream_at(
+        &self,
+        address: SocketAddr,
+        path: &str,
+        body: &str,
+        mut go_on: impl FnMut(&Events) -> bool,
+    ) -> Option<Events> {
+        let mut reader = open(address, &self.head(&format!("POST {path}")), body)?;
+        let (status, _) = read_head(&mut reader)?;
         let mut events = Events { status, data: Vec::new() };
         let mut lines = Chunked { reader, left: 0, ended: false };
         let mut text = String::new();
@@ -246,11 +261,11 @@ impl World {
                 }
                 text = rest.to_owned();
                 if !go_on(&events) {
-                    return events;
+                    return Some(events);
                 }
             }
         }
-        events
+        Some(events)
     }
 
     /// A chat with one user message.
@@ -372,17 +387,23 @@ pub fn eventually(what: &str, deadline: Duration, mut is_so: impl FnMut() -> boo
 
 /// One request on a connection of its own. The body's length and the end of the head are added.
 pub fn send(to: SocketAddr, head: &str, body: &str) -> Answer {
-    let mut reader = open(to, &format!("{head}connection: close\r\n"), body);
+    let mut reader = open(to, &format!("{head}connection: close\r\n"), body).unwrap();
     read_answer(&mut reader).unwrap()
 }
 
-fn open(to: SocketAddr, head: &str, body: &str) -> BufReader<TcpStream> {
-    let mut stream = TcpStream::connect(to).unwrap();
+fn address(base: &Value) -> SocketAddr {
+    let base = base.as_str().unwrap();
+    base.strip_prefix("http://").unwrap().strip_suffix("/v1").unwrap().parse().unwrap()
+}
+
+/// `None` if nobody takes the connection.
+fn open(to: SocketAddr, head: &str, body: &str) -> Option<BufReader<TcpStream>> {
+    let mut stream = TcpStream::connect(to).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
     let head = format!("{head}content-length: {}\r\n\r\n", body.len());
     // An early refusal may end the connection while the body is still being sent.
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
-    BufReader::new(stream)
+    Some(BufReader::new(stream))
 }
 
 pub fn read_answer(reader: &mut BufReader<TcpStream>) -> Option<Answer> {

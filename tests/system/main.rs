@@ -12,6 +12,7 @@ mod http2;
 mod intent;
 mod load;
 mod refusals;
+mod region_loss;
 mod resume;
 mod sandbox;
 #[path = "../world.rs"]
