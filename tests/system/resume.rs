@@ -43,7 +43,7 @@ fn no_stream_is_lost_when(something_dies: impl FnOnce(&World, &str)) {
     let resumed = world.edge_metric(0, "rhumb_edge_resumes_total", "exact");
     assert!(resumed > 0.0, "too late to matter");
     assert_eq!(world.edge_metric(0, "rhumb_edge_streams_broken_total", ""), 0.0);
-    println!("{resumed} of {STREAMS} streams resumed, all done in {took:?}");
+    eprintln!("{resumed} of {STREAMS} streams resumed, all done in {took:?}");
 }
 
 /// What a stream said, without what names the request.
