@@ -29,7 +29,6 @@ fn a_seed_is_a_world() {
 }
 
 #[test]
-#[ignore = "routing does not hold it yet"]
 fn a_region_that_dies_at_half_load_costs_no_request() {
     for seed in SEEDS {
         let plan = Plan::three_regions(seed, 50).with(60, REGION_DIES);
@@ -56,7 +55,6 @@ fn a_region_that_dies_at_high_load_costs_the_lower_classes_and_no_capacity() {
 }
 
 #[test]
-#[ignore = "routing does not hold it yet"]
 fn a_region_that_returns_is_filled_slowly_and_nothing_swings() {
     for seed in SEEDS {
         let mut plan =
@@ -78,7 +76,6 @@ fn a_region_that_returns_is_filled_slowly_and_nothing_swings() {
 }
 
 #[test]
-#[ignore = "routing does not hold it yet"]
 fn a_storm_of_resumes_is_paced() {
     let plan = |seed| Plan::long_answers(seed, 55).with(60, REGION_DIES);
     let late = |tally: &Tally| tally.first_token(95, 61..90);
@@ -131,7 +128,6 @@ fn retries_do_not_triple_the_load_of_a_world_that_fails() {
 }
 
 #[test]
-#[ignore = "routing does not hold it yet"]
 fn silence_of_all_signals_stops_nothing() {
     for seed in SEEDS {
         let tally = run(&Plan::three_regions(seed, 50).with(60, Fault::Signals { stopped: true }));
@@ -192,7 +188,6 @@ fn hits(plan: &Plan) -> [f64; 4] {
 }
 
 #[test]
-#[ignore = "routing does not hold it yet"]
 fn conversations_return_to_what_holds_their_beginning() {
     let trace = invented_trace(1, 400);
     let ideal = ideal_hits(&trace);
@@ -207,7 +202,6 @@ fn conversations_return_to_what_holds_their_beginning() {
 }
 
 #[test]
-#[ignore = "routing does not hold it yet"]
 fn a_recorded_trace_finds_its_beginnings() {
     let Ok(folder) = std::env::var("RHUMB_TRACES") else {
         eprintln!("SKIP: RHUMB_TRACES names no folder with mooncake_conversation.jsonl");

@@ -342,6 +342,7 @@ impl<'p> World<'p> {
         match refusal {
             NoRoute::NoNodes | NoRoute::Residency | NoRoute::Drained => self.fail(request, "no node"),
             _ if self.requests[request].has_begun => self.fail(request, "no node for the rest"),
+            NoRoute::Shed { .. } => self.shed(request),
             _ => self.fail(request, "no node that is well"),
         }
     }

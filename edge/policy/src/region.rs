@@ -80,6 +80,12 @@ impl View {
         (WHOLE.saturating_sub(above * WHOLE / (SPILL_ALL - SPILL_FROM))) * self.weight / WHOLE
     }
 
+    /// The share, of a thousand, of what others have too much of.
+    fn share_of_others(&self) -> u64 {
+        let room = SPILL_FROM.saturating_sub(self.load_permille);
+        (room * WHOLE / (SPILL_FROM - RECEIVE_WHOLE)).min(WHOLE) * self.weight / WHOLE
+    }
+
     fn total_us(&self) -> u64 {
         self.near_us.saturating_add(self.wait_us)
     }
@@ -99,8 +105,8 @@ pub(crate) fn choose(views: &[View], is_lost: bool, purpose: Purpose, dice: u64)
     let capped = purpose == Purpose::First;
     let takes = |(index, view): (usize, &View), caps: bool| {
         let is_nearest = index == nearest;
-        let may = is_nearest || view.load_permille < SPILL_FROM && (!caps || view.may_receive);
-        may && permille(dice, index as u64) < view.share()
+        let share = if is_nearest { view.share() } else { view.share_of_others() };
+        (is_nearest || !caps || view.may_receive) && permille(dice, index as u64) < share
     };
     let taken = with_good().find(|view| takes(*view, capped));
     let taken = taken.or_else(|| with_good().find(|view| capped && is_lost && takes(*view, false)));
@@ -132,6 +138,8 @@ pub(crate) fn patience(class: Priority, is_lost: bool) -> Duration {
     }
 }
 
+/// Below it a region takes what others have too much of without reserve.
+const RECEIVE_WHOLE: u64 = 700;
 /// Some room is left for what is on its way and not heard of.
 pub(crate) const SPILL_FROM: u64 = 850;
 /// A request waits so much longer rather than break a cap, but no more.
