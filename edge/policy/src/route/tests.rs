@@ -422,6 +422,8 @@ fn a_server_without_an_agent_gets_what_it_serves_and_no_more_than_its_slots() {
     assert!(world.route(in_europe, 0, 0).is_ok());
     let resume = Ask { purpose: Purpose::Resume, ..in_europe };
     assert_eq!(world.route(resume, 0, 0), Err(NoRoute::NotReady), "it knows only whole requests");
+    let two = [region("eu-west"), region("ap-south")];
+    assert_eq!(world.node(Ask { regions: Some(&two), ..resume }, 0, 0), "ap-south/n1");
     // Agents queue by themselves.
     let _busy: Vec<_> = (0..100).map(|_| world.health.begin(&key("us-east/n1"), COST, at(0))).collect();
     let home = [region("us-east")];
@@ -543,6 +545,9 @@ proptest! {
         let mut choices = Vec::new();
         for order in [(0..NODES.len()).collect(), order] {
             let mut world = World::of(table(&NODES));
+            // All leave their pools, and come back in some order.
+            world.health.catch_up(VERSION, at(0));
+            world.hear_all(LoadFrame { replicas: 0, ..frame() }, at(0));
             for index in order {
                 let (running, queued_prefill_tokens) = running[index];
                 world.hear(NODES[index], LoadFrame { running, queued_prefill_tokens, ..frame() }, at(0));
