@@ -72,8 +72,11 @@ impl Load {
         self.step_began.store(0, Relaxed);
         let seconds = took.as_secs_f64().max(1e-6);
         self.step_us.add(seconds * 1e6);
-        for (mean, tokens) in [(&self.prefill_rate, prefilled), (&self.decode_rate, decoded)] {
-            if tokens > 0 {
+        // A short prompt alone takes a step as well: it would only show how little was asked.
+        for (mean, tokens, min) in
+            [(&self.prefill_rate, prefilled, PREFILL_MEASURED_MIN), (&self.decode_rate, decoded, 1)]
+        {
+            if tokens >= min {
                 mean.add(tokens as f64 / seconds);
             }
         }
@@ -129,6 +132,8 @@ impl Mean {
 
 /// Of the newest value: some ten steps back is the past.
 const WEIGHT: f64 = 0.1;
+/// Prompt tokens of one step that tell how fast prompts are computed.
+const PREFILL_MEASURED_MIN: usize = 128;
 /// Longer forecasts are guesses.
 const QUEUE_WAIT_SECONDS_MAX: f64 = 60.0;
 
@@ -141,14 +146,15 @@ mod tests {
         let load = Load::new(7, 8, 1024);
         load.step_begins();
         assert!(load.step_age().is_some());
-        load.stepped(Duration::from_millis(10), 100, 0);
+        load.stepped(Duration::from_millis(10), 200, 0);
         assert_eq!(load.step_age(), None);
-        load.stepped(Duration::from_millis(20), 0, 4);
+        // With a prompt that is too short to tell anything.
+        load.stepped(Duration::from_millis(20), 6, 4);
         load.stands(Standing { running: 3, uncomputed_tokens: 50_000, kv_free_tokens: 64 });
         let frame = load.frame(LoadState::Serving, 5);
-        assert_eq!((frame.prefill_tokens_per_s, frame.decode_tokens_per_s), (10_000, 200));
+        assert_eq!((frame.prefill_tokens_per_s, frame.decode_tokens_per_s), (20_000, 200));
         assert_eq!((frame.step_us, frame.running, frame.queued), (11_000, 3, 2));
         assert_eq!((frame.boot, frame.sequence, load.frame(LoadState::Serving, 0).sequence), (7, 1, 2));
-        assert_eq!(load.queue_wait(), Duration::from_secs(5));
+        assert_eq!(load.queue_wait(), Duration::from_millis(2_500));
     }
 }

@@ -58,7 +58,7 @@ impl View {
     ) -> Self {
         let usual = pool.sums.usual(rtt_us);
         let capacity = pool.sums.capacity(&usual);
-        let prefill_us = ask.prompt_tokens.saturating_mul(1_000_000) / usual.prefill_rate;
+        let prefill_us = prefill_us(ask.prompt_tokens, usual.prefill_rate);
         Self {
             region,
             at_home,
@@ -94,6 +94,10 @@ impl View {
     pub(crate) fn order(&self) -> (usize, u64, bool, usize) {
         (self.tries, self.near_us, !self.at_home, self.region)
     }
+}
+
+pub(crate) fn prefill_us(prompt_tokens: u64, rate: u64) -> u64 {
+    prompt_tokens.saturating_mul(1_000_000) / rate.max(1)
 }
 
 /// Chooses among views in their order. `is_lost`: a region that could serve does not any more, so that moving is no

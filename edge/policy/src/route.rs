@@ -114,6 +114,12 @@ impl Scene {
             }
             views.push(view);
         }
+        // A rate is measured from what was asked: a region that had little to do shows less than it could. Which region
+        // is near must not hang on that, or a quiet one at home would seem further away than the other side of the world.
+        let fastest = views.iter().map(|view| view.usual.prefill_rate).max().unwrap_or(1);
+        for view in &mut views {
+            view.near_us = view.usual.rtt_us.saturating_add(region::prefill_us(ask.prompt_tokens, fastest));
+        }
         views.sort_unstable_by_key(View::order);
         let is_panic = good * 2 < members;
         Self { views, tried, is_panic, is_lost: is_lost || is_panic }

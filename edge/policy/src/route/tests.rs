@@ -578,3 +578,15 @@ proptest! {
         prop_assert_eq!(kept, counted);
     }
 }
+
+#[test]
+fn a_region_that_had_little_to_do_does_not_seem_far_away() {
+    let mut world = world();
+    for (node, rate) in
+        [("us-east/n1", 150), ("us-east/n2", 150), ("eu-west/n1", 2000), ("ap-south/n1", 2000)]
+    {
+        world.hear(node, LoadFrame { prefill_tokens_per_s: rate, ..frame() }, at(0));
+    }
+    let long = Ask { prompt_tokens: 2000, ..ask() };
+    assert!(world.node(long, 0, 1).starts_with("us-east/"));
+}
