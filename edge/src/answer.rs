@@ -21,6 +21,7 @@ use bytes::Bytes;
 use openai::models::{Model, ModelList};
 use openai::{Endpoint, RequestView, opaque};
 use serde::Serialize;
+use std::cell::RefCell;
 use std::sync::Arc;
 use types::{RequestId, UnixMs, header};
 
@@ -99,7 +100,9 @@ impl Edge {
         let endpoint = match &target {
             Target::Generate(endpoint) => *endpoint,
             Target::Respond => Endpoint::Chat,
-            Target::PassOn(path) => return self.pass_on(client, &known, path, &decision, record).await,
+            Target::PassOn(path) => {
+                return Box::pin(self.pass_on(client, &known, path, &decision, record)).await;
+            }
             Target::ListModels => return self.list_models(client, &known, record).await,
             Target::ShowModel(model) => return self.show_model(client, &known, record, model).await,
         };
@@ -228,11 +231,24 @@ fn retries_of(client: &Client) -> u32 {
     said.and_then(|said| said.parse().ok()).unwrap_or(0)
 }
 
-/// From the operating system: ids must not collide between edges, seeds must not repeat.
+/// From the operating system: ids must not collide between edges, seeds must not repeat. Asked for many at once, since
+/// each call costs as much as a small write.
 fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).expect("the operating system has random bytes");
-    bytes
+    const DRAWN_BYTES: usize = 512;
+    const { assert!(N <= DRAWN_BYTES) }
+    thread_local! {
+        static DRAWN: RefCell<([u8; DRAWN_BYTES], usize)> = const { RefCell::new(([0; DRAWN_BYTES], 0)) };
+    }
+    DRAWN.with_borrow_mut(|(bytes, left)| {
+        if *left < N {
+            getrandom::fill(bytes).expect("the operating system has random bytes");
+            *left = DRAWN_BYTES;
+        }
+        *left -= N;
+        let mut taken = [0; N];
+        taken.copy_from_slice(&bytes[*left..*left + N]);
+        taken
+    })
 }
 
 /// Of most languages; what stands around the prompt weighs little.

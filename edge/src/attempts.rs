@@ -282,7 +282,7 @@ impl<'a> Attempts<'a> {
         }
         let Some(second) = self.second(paid_by) else { return first.await };
         let hedges = &self.edge.metrics.hedges;
-        let mut second = pin!(second.open(self.is_elsewhere()));
+        let mut second = Box::pin(second.open(self.is_elsewhere()));
         // The loser is dropped, which its node learns at once.
         let (opened, winner) = tokio::select! {
             biased;

@@ -5,10 +5,11 @@
 //! without an event. Attempts go on underneath; but what ends them without an answer has no status of its own any
 //! more, and goes in-band.
 
+use crate::alarm::Alarm;
 use crate::network::client::{Client, ClientGone};
 use bytes::Bytes;
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 pub(crate) struct KeepAlive {
     /// `None` where nothing can be sent ahead of the answer.
@@ -16,6 +17,7 @@ pub(crate) struct KeepAlive {
     request_id: String,
     /// When something was sent last; at first, when the wait began.
     since: Instant,
+    alarm: Alarm,
 }
 
 impl KeepAlive {
@@ -25,7 +27,8 @@ impl KeepAlive {
 
     /// A whole answer has nothing that could be sent before it.
     pub(crate) fn of_whole(request_id: &str) -> Self {
-        Self { interval: None, request_id: request_id.to_owned(), since: Instant::now() }
+        let (request_id, since, alarm) = (request_id.to_owned(), Instant::now(), Alarm::default());
+        Self { interval: None, request_id, since, alarm }
     }
 
     /// The client was sent something else.
@@ -33,13 +36,12 @@ impl KeepAlive {
         self.since = Instant::now();
     }
 
-    /// Does what the client waits for, unless it leaves first.
+    /// Does what the client waits for, unless it leaves first. Pinned by the caller: here it would be held twice.
     pub(crate) async fn during<T>(
         &mut self,
         client: &mut Client,
-        work: impl Future<Output = T>,
+        mut work: impl Future<Output = T> + Unpin,
     ) -> Result<T, ClientGone> {
-        tokio::pin!(work);
         loop {
             tokio::select! {
                 biased;
@@ -54,9 +56,9 @@ impl KeepAlive {
         }
     }
 
-    async fn due(&self) {
+    async fn due(&mut self) {
         match self.interval {
-            Some(interval) => sleep_until(self.since + interval).await,
+            Some(interval) => self.alarm.at(self.since + interval).await,
             None => std::future::pending().await,
         }
     }

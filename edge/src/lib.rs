@@ -4,7 +4,7 @@
 //! [`authenticate`] who asks · [`admit`] what for, [`prefix`] with which beginning · [`attempts`] to the nodes
 //! that `policy` chooses, one [`attempt`] each · [`stream`] checks what comes back, also where no agent answers ([`plain_stream`]), [`progress`] is the answer that it
 //! makes · [`relay`] hands it on, as [`responses`] where a client asks for those, [`pass_on`] what is not understood,
-//! [`keep_alive`] fills the waits · [`resume`] goes on elsewhere when a stream is lost, by what the [`resume_buffer`]
+//! [`keep_alive`] fills the waits, each with an [`alarm`] · [`resume`] goes on elsewhere when a stream is lost, by what the [`resume_buffer`]
 //! kept, or when [`patience`] ends; [`budgets`] bound what is done twice · [`settle`] keeps the record,
 //! [`decision_log`] the reasons.
 //! Beside it: [`config`] is read at start, [`intent`] keeps the [`routing_table`] and the [`tenants`] what operators
@@ -13,6 +13,7 @@
 
 mod admin;
 mod admit;
+mod alarm;
 mod answer;
 mod attempt;
 mod attempts;

@@ -14,6 +14,7 @@ use crate::relay::cut_off;
 use crate::settle::{Ended, Record};
 use bytes::Bytes;
 use policy::Outcome;
+use std::pin::pin;
 use std::time::Duration;
 
 pub(crate) async fn pass_on(
@@ -28,7 +29,7 @@ pub(crate) async fn pass_on(
     let mut attempts = Attempts::new(edge, asked, decision, body).within(ANSWER_MAX);
     // Nothing can be sent ahead of an answer that is not understood.
     let mut keep_alive = KeepAlive::of_whole(record.request_id());
-    let begun = keep_alive.during(client, attempts.begin_unread(opaque)).await?;
+    let begun = keep_alive.during(client, Box::pin(attempts.begin_unread(opaque))).await?;
     record.attempted(attempts.count(), attempts.node());
     let Unread { turn, mut upstream, first } = begun?;
     let content_type = upstream.header("content-type").map(str::to_owned);
@@ -44,7 +45,7 @@ pub(crate) async fn pass_on(
         if !is_refusal {
             record.delivered(Delivered::default(), Ended::ClientGone);
         }
-        let next = tokio::time::timeout(STALL_MAX, upstream.read_part());
+        let next = pin!(tokio::time::timeout(STALL_MAX, upstream.read_part()));
         let next = keep_alive.during(client, next).await?;
         part = match next.unwrap_or(Err(UpstreamError::Stalled(STALL_MAX))) {
             Ok(part) => part,

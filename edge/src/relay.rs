@@ -8,6 +8,7 @@ use crate::network::client::{Client, ClientGone};
 use crate::resume::{Delivery, Lost};
 use crate::settle::{Ended, Record};
 use openai::ErrorObject;
+use std::pin::pin;
 
 /// Answers the client, by as many attempts as it may take.
 pub(crate) async fn relay(
@@ -17,7 +18,8 @@ pub(crate) async fn relay(
     record: &mut Record<'_>,
 ) -> Result<(), Stop> {
     loop {
-        let begun = keep_alive.during(client, attempts.begin()).await;
+        // On the heap, and only until it has begun: it is several times the size of what a stream needs then.
+        let begun = keep_alive.during(client, Box::pin(attempts.begin())).await;
         record.attempted(attempts.count(), attempts.node());
         if client.has_begun() {
             record.kept_alive();
@@ -59,7 +61,8 @@ async fn relay_events<'a>(
             return Ok(());
         }
         keep_alive.sent();
-        if let Err(lost) = keep_alive.during(client, delivery.advance()).await? {
+        let advanced = keep_alive.during(client, pin!(delivery.advance())).await?;
+        if let Err(lost) = advanced {
             record.delivered(delivery.progress().delivered(), Ended::Broken);
             let events = delivery.progress().take_events();
             delivery.failed();
@@ -94,7 +97,8 @@ async fn relay_whole<'a>(
         Err(lost) => return Ok(Err(lost)),
     };
     while !delivery.progress().is_complete() {
-        if let Err(lost) = keep_alive.during(client, delivery.advance()).await? {
+        let advanced = keep_alive.during(client, pin!(delivery.advance())).await?;
+        if let Err(lost) = advanced {
             delivery.failed();
             return Ok(Err(lost));
         }

@@ -4,6 +4,7 @@
 //! are never mixed: what one of them brought is taken over whole events at a time, and the next one goes on exactly
 //! there.
 
+use crate::alarm::Alarm;
 use crate::attempt::Answering;
 use crate::attempts::{Attempts, Unsaved};
 use crate::decision_log::What;
@@ -14,7 +15,7 @@ use openai::BrokenAnswer;
 use policy::Outcome;
 use std::pin::pin;
 use std::time::{Duration, Instant};
-use tokio::time::sleep;
+use tokio::time::{Instant as Timer, sleep};
 
 pub(crate) struct Delivery<'a, 'b> {
     attempts: &'b mut Attempts<'a>,
@@ -23,6 +24,7 @@ pub(crate) struct Delivery<'a, 'b> {
     patience: Patience,
     /// When the client was last given something of the answer.
     heard: Instant,
+    alarm: Alarm,
 }
 
 /// Why an answer that had begun will not be completed.
@@ -60,7 +62,7 @@ impl<'a, 'b> Delivery<'a, 'b> {
             false => Progress::whole(asked.endpoint, start, prompt_tokens, kept),
         };
         let (patience, heard) = (Patience::default(), Instant::now());
-        let mut delivery = Self { attempts, answering, progress, patience, heard };
+        let mut delivery = Self { attempts, answering, progress, patience, heard, alarm: Alarm::default() };
         delivery.take_over()?;
         Ok(delivery)
     }
@@ -86,7 +88,8 @@ impl<'a, 'b> Delivery<'a, 'b> {
                 // Where the node said so itself, only the replica is lost.
                 let lost = (!broke.is_the_nodes_word()).then_some(node);
                 self.attempts.lost(lost, self.answering.replica.as_ref());
-                match self.attempts.resume(&self.progress).await {
+                // On the heap, as it is large and rare.
+                match Box::pin(self.attempts.resume(&self.progress)).await {
                     Ok(answering) => self.join(answering, Outcome::Failed),
                     Err(unsaved) => self.unsaved(broke, unsaved),
                 }
@@ -121,7 +124,7 @@ impl<'a, 'b> Delivery<'a, 'b> {
     }
 
     async fn wait(&mut self) -> Came<'a> {
-        let Self { attempts, answering, progress, patience, .. } = self;
+        let Self { attempts, answering, progress, patience, alarm, .. } = self;
         let Answering { turn, stream, step, replica, .. } = answering;
         let mut advanced = pin!(stream.advance());
         let came = |advanced: Result<(), StreamError>| match advanced {
@@ -131,15 +134,18 @@ impl<'a, 'b> Delivery<'a, 'b> {
         if progress.has_finished() || progress.token_ids().is_err() {
             // Nothing but formalities is missing, or there is nothing to be done about silence.
             let silence_max = if progress.has_finished() { FINISH_MAX } else { STALL_MAX };
-            let advanced = tokio::time::timeout(silence_max, advanced).await;
-            return advanced.map_or(Came::Silence, came);
+            return tokio::select! {
+                biased;
+                advanced = &mut advanced => came(advanced),
+                () = alarm.at(Timer::now() + silence_max) => Came::Silence,
+            };
         }
         let (edge, decision) = (attempts.edge(), attempts.decision());
         // The usual case: one timer, and nothing shared with other streams.
         tokio::select! {
             biased;
             advanced = &mut advanced => return came(advanced),
-            () = sleep(WATCHED_AFTER) => {}
+            () = alarm.at(Timer::now() + WATCHED_AFTER) => {}
         }
         let (began, position) = (Instant::now(), progress.completion_tokens());
         while began.elapsed() < STALL_MAX {
@@ -154,7 +160,7 @@ impl<'a, 'b> Delivery<'a, 'b> {
             };
             decision.add(What::Suspected { position, why: suspected });
             attempts.lost(Some(&turn.node), replica.as_ref());
-            let mut resumed = pin!(attempts.resume(progress));
+            let mut resumed = Box::pin(attempts.resume(progress));
             let (resumed, broke) = tokio::select! {
                 biased;
                 advanced = &mut advanced => match advanced {

@@ -3,12 +3,14 @@
 use crate::refusal::Refusal;
 use crate::responses::Translation;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use openai::ErrorObject;
 use openai::sse::write_event;
 use pingora_core::ErrorType;
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 /// The client left before its answer was complete.
@@ -249,14 +251,22 @@ impl Client {
                 return Ok(());
             }
         }
-        let (began, length) = (Instant::now(), part.len());
-        let left = self.sent.left(WRITE_STALL_MAX);
-        let written = tokio::time::timeout(left, self.session.write_response_body(part, last)).await;
-        if !matches!(written, Ok(Ok(_))) {
+        let length = part.len();
+        let mut writing = pin!(self.session.write_response_body(part, last));
+        // Mostly there is room at once, and nothing to be timed.
+        let (written, took) = match writing.as_mut().now_or_never() {
+            Some(written) => (written.is_ok(), Duration::ZERO),
+            None => {
+                let (began, left) = (Instant::now(), self.sent.left(WRITE_STALL_MAX));
+                let written = tokio::time::timeout(left, writing).await;
+                (matches!(written, Ok(Ok(_))), began.elapsed())
+            }
+        };
+        if !written {
             self.state = State::Broken;
             return Err(ClientGone);
         }
-        self.sent.took(began.elapsed(), length);
+        self.sent.took(took, length);
         if last {
             self.state = State::Answered;
         }

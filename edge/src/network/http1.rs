@@ -54,7 +54,7 @@ async fn serve_one<A: Answer>(
     session.set_pipelining_enabled(true);
     // The whole head is here. What makes the parser wait for more is as malformed as what makes it fail.
     if !matches!(timeout(PARSE_MAX, session.read_request()).await, Ok(Ok(true))) {
-        refuse_unreadable(session).await;
+        Box::pin(refuse_unreadable(session)).await;
         return None;
     }
     if listener.drain.is_cancelled() {
@@ -70,7 +70,7 @@ async fn serve_one<A: Answer>(
         return None;
     }
     if !session.is_body_done() {
-        linger(session).await;
+        Box::pin(linger(session)).await;
         return None;
     }
     let (stream, rest) = session.finish().await.ok()??.into_parts();

@@ -119,7 +119,8 @@ impl<A: Answer> Listener<A> {
             }
             return Some(());
         };
-        let stream = tokio::time::timeout(HEAD_DEADLINE, tls.0.tls_handshake(socket)).await.ok()?.ok()?;
+        let stream = tokio::time::timeout(HEAD_DEADLINE, Box::pin(tls.0.tls_handshake(socket)));
+        let stream = stream.await.ok()?.ok()?;
         let stream: Stream = Box::new(stream);
         if stream.selected_alpn_proto() == Some(ALPN::H2) {
             http2::serve(self, stream).await;

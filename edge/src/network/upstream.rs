@@ -128,7 +128,8 @@ impl Upstreams {
         // A pooled connection may have died unseen; that says nothing of the node, so one more try is free.
         let mut tried_again = false;
         loop {
-            let (mut session, reused) = self.connect(&peer).await?;
+            // On the heap: a TLS handshake is large, and hardly ever needed.
+            let (mut session, reused) = Box::pin(self.connect(&peer)).await?;
             let head = request_head(agent, method, path, headers, body.len());
             // A node reads a body only when an engine is free, so a stalled write is no fault before the deadline.
             session.set_write_timeout(Some(head_deadline));
@@ -175,7 +176,7 @@ impl Upstreams {
         match upstream.way {
             Way::Agent { peer, session } => {
                 let idle = peer.idle_timeout();
-                self.connector.release_http_session(*session, &*peer, idle).await;
+                Box::pin(self.connector.release_http_session(*session, &*peer, idle)).await;
             }
             Way::Plain(exchange) => exchange.release(),
         }

@@ -13,6 +13,7 @@ pub fn write_event(out: &mut Vec<u8>, id: Option<&dyn Display>, data: &[u8]) {
     if let Some(id) = id {
         writeln!(out, "id: {id}").expect("memory takes every write");
     }
+    out.reserve(data.len() + b"data: \n\n".len());
     out.extend_from_slice(b"data: ");
     out.extend_from_slice(data);
     out.extend_from_slice(b"\n\n");
