@@ -74,6 +74,15 @@ fn panel(text: &mut String, name: &str, lines: &[Line], top: f64) {
         top + 10.0,
         LEFT - 5.0,
     ));
+    let seconds = lines.first().map_or(0, |line| line.values.len());
+    for quarter in 0..=4 {
+        let x = LEFT + f64::from(quarter) / 4.0 * (right - LEFT);
+        let second = seconds * quarter as usize / 4;
+        draw(format_args!(
+            "<text x=\"{x:.0}\" y=\"{:.0}\" text-anchor=\"middle\" fill=\"#888\" font-size=\"10\">{second} s</text>\n",
+            bottom + 12.0
+        ));
+    }
     for (at, line) in lines.iter().enumerate() {
         let last = line.values.len().saturating_sub(1).max(1) as f64;
         draw(format_args!("<polyline fill=\"none\" stroke=\"{}\" points=\"", line.colour));
@@ -97,4 +106,4 @@ const WIDTH: f64 = 900.0;
 const LEFT: f64 = 50.0;
 const TOP: f64 = 50.0;
 const PANEL: f64 = 140.0;
-const GAP: f64 = 40.0;
+const GAP: f64 = 50.0;
