@@ -6,11 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 use axum::body::Body;
-use axum::extract::ConnectInfo;
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -22,6 +21,7 @@ use region_agent::ingress::Ingress;
 use region_agent::node::Node;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
+use stand_in::StandIn;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::future::Future;
@@ -32,10 +32,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use types::{LoadFrame, LoadState, ModelVersion, ReplicaId, header};
+
+#[path = "ingress/stand_in.rs"]
+mod stand_in;
 
 const WAITING_MAX: usize = 2;
 
@@ -175,64 +177,6 @@ fn with(name: &'static str, value: &str) -> Request<BoxBody<Bytes, io::Error>> {
     let mut request = request("{}");
     request.headers_mut().insert(name, value.parse().unwrap());
     request
-}
-
-/// A server that does what the test says, request by request.
-struct StandIn {
-    address: SocketAddr,
-    arrivals: mpsc::Receiver<Arrival>,
-}
-
-/// A request that has reached an engine.
-struct Arrival {
-    from: SocketAddr,
-    path: String,
-    headers: HeaderMap,
-    body: Body,
-    answer: oneshot::Sender<Response<Body>>,
-}
-
-impl StandIn {
-    async fn new() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (arrive, arrivals) = mpsc::channel(8);
-        let handler = async move |ConnectInfo(from): ConnectInfo<SocketAddr>, request: Request<Body>| {
-            let (head, body) = request.into_parts();
-            let (answer, answered) = oneshot::channel();
-            let path = head.uri.path().to_owned();
-            let _ = arrive.send(Arrival { from, path, headers: head.headers, body, answer }).await;
-            answered.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
-        };
-        let router = axum::Router::new().fallback(handler);
-        let service = router.into_make_service_with_connect_info::<SocketAddr>();
-        tokio::spawn(async move { axum::serve(listener, service).await });
-        Self { address, arrivals }
-    }
-
-    async fn next(&mut self) -> Arrival {
-        within(self.arrivals.recv()).await.unwrap()
-    }
-}
-
-impl Arrival {
-    async fn text(&mut self) -> String {
-        let body = std::mem::take(&mut self.body);
-        String::from_utf8(within(body.collect()).await.unwrap().to_bytes().to_vec()).unwrap()
-    }
-
-    fn answer(self, answer: Response<Body>) {
-        let _ = self.answer.send(answer);
-    }
-
-    /// Answers with a stream that the test writes; closing the sender ends it, an error breaks it off.
-    fn answer_stream(self) -> mpsc::Sender<io::Result<&'static str>> {
-        let (write, written) = mpsc::channel(8);
-        let chunks = stream::unfold(written, async |mut written| Some((written.recv().await?, written)));
-        let answer = Response::builder().header("content-type", "text/event-stream");
-        self.answer(answer.body(Body::from_stream(chunks)).unwrap());
-        write
-    }
 }
 
 fn version() -> ModelVersion {
