@@ -195,6 +195,48 @@ CASES.seed_repeats_what_chance_drew = async () => {
   assert.notEqual(texts[0], texts[2]);
 };
 
+CASES.logprobs_tell_each_token_streamed_and_whole = async () => {
+  const body = WORLD.chat("What is Rhumb?", { logprobs: true, top_logprobs: 3, max_tokens: 8 });
+  const [choice] = (await ask(body)).choices;
+  const told = choice.logprobs.content;
+  assert.equal(told.length, 8);
+  assert.equal(told.map((token) => token.token).join(""), choice.message.content);
+  for (const { token, bytes, logprob, top_logprobs } of told) {
+    assert.deepEqual(bytes, [...Buffer.from(token)]);
+    assert.ok(logprob <= 0, logprob);
+    const likelihoods = top_logprobs.map((top) => top.logprob);
+    assert.deepEqual(likelihoods, likelihoods.toSorted((a, b) => b - a));
+    // What is drawn without chance is the likeliest.
+    assert.deepEqual([likelihoods.length, top_logprobs[0].token], [3, token]);
+  }
+  const chunks = await all(ask({ ...body, stream: true }));
+  assert.deepEqual(chunks.flatMap((chunk) => chunk.choices[0]?.logprobs?.content ?? []), told);
+  assert.equal((await ask(WORLD.chat("What is Rhumb?", { max_tokens: 8 }))).choices[0].logprobs, null);
+  const legacy = { model: WORLD.model, prompt: "Rhumb is", max_tokens: 8, temperature: 0, logprobs: 2 };
+  const [completion] = (await client().completions.create(legacy)).choices;
+  assert.equal(completion.logprobs.tokens.join(""), completion.text);
+  const tops = completion.logprobs.top_logprobs.map((top) => Object.keys(top).length);
+  assert.deepEqual(tops, Array(8).fill(2));
+};
+
+CASES.penalties_and_bias_change_the_answer_streamed_and_whole = async () => {
+  const said = async (more) => {
+    const text = (await ask(WORLD.longChat(40, more))).choices[0].message.content;
+    assert.equal(await textOf(ask(WORLD.longChat(40, { ...more, stream: true }))), text);
+    return text;
+  };
+  const forced = await said({ logit_bias: { 77: 60 } });
+  assert.equal(forced, forced[0].repeat(40));
+  // What is counted outweighs a bias in the end; what only was there before does not.
+  assert.equal(await said({ logit_bias: { 77: 60 }, presence_penalty: 2 }), forced);
+  const often = await said({ logit_bias: { 77: 60 }, frequency_penalty: 2 });
+  assert.ok(often.startsWith(forced.slice(0, 10)) && often !== forced, often);
+  for (const wrong of [{ frequency_penalty: 3 }, { logit_bias: { 300: 101 } }, { top_logprobs: 2 }]) {
+    const error = await rejects(OpenAI.BadRequestError, ask(WORLD.chat("Hello", wrong)));
+    assert.ok(error.param.startsWith(Object.keys(wrong)[0]), error.param);
+  }
+};
+
 CASES.stream_tells_usage_when_asked = async () => {
   const body = WORLD.chat("What is a region?");
   const chunks = await all(ask({ ...body, stream: true, stream_options: { include_usage: true } }));
@@ -263,8 +305,7 @@ CASES.malformed_parameter_is_named = async () => {
 };
 
 CASES.unknown_path_is_not_found = async () => {
-  const asked = client().embeddings.create({ model: WORLD.model, input: "Hello" });
-  const error = await rejects(OpenAI.NotFoundError, asked);
+  const error = await rejects(OpenAI.NotFoundError, client().files.list());
   assert.deepEqual([error.status, error.code], [404, "unknown_url"]);
 };
 
@@ -379,6 +420,29 @@ async function withAllSlotsTaken(tokens, meanwhile) {
     await eventually("all slots are free", 5, async () => (await WORLD.running()) === 0);
   }
 }
+
+CASES.killed_engine_interrupts_no_stream = async () => {
+  const [victim] = await WORLD.pids("engine");
+  const resumes = await WORLD.metric("rhumb_edge_resumes_total");
+  const text = (await ask(WORLD.longChat(100))).choices[0].message.content;
+  // So many that the engine that dies has some of them.
+  const count = 4;
+  let begun = 0;
+  const stream = async () => {
+    const killOnce = () => ++begun === count && process.kill(victim, "SIGKILL");
+    const chunks = await readAnd(await ask(WORLD.longChat(100, { stream: true }), { maxRetries: 2 }), killOnce);
+    assert.equal(new Set(chunks.map((chunk) => chunk.id)).size, 1);
+    assert.equal(chunks.at(-1).choices[0].finish_reason, "length");
+    return chunks.map((chunk) => chunk.choices[0].delta.content ?? "").join("");
+  };
+  try {
+    assert.deepEqual(await Promise.all(Array.from({ length: count }, stream)), Array(count).fill(text));
+    assert.ok((await WORLD.metric("rhumb_edge_resumes_total")) > resumes);
+  } finally {
+    await eventually("the agent has seen it end", 10, async () => !(await WORLD.pids("engine")).includes(victim));
+    await WORLD.untilHealthy();
+  }
+};
 
 CASES.killed_engines_cut_a_stream_loudly = async () => {
   const before = await WORLD.pids("engine");

@@ -192,6 +192,48 @@ def seed_repeats_what_chance_drew():
 
 
 @case
+def logprobs_tell_each_token_streamed_and_whole():
+    ask = dict(logprobs=True, top_logprobs=3, max_tokens=8)
+    [choice] = whole("What is Rhumb?", **ask).choices
+    told = choice.logprobs.content
+    equal(len(told), 8)
+    equal("".join(token.token for token in told), choice.message.content)
+    for token in told:
+        equal(token.bytes, list(token.token.encode()))
+        assert token.logprob <= 0, token
+        likelihoods = [top.logprob for top in token.top_logprobs]
+        equal(likelihoods, sorted(likelihoods, reverse=True))
+        # What is drawn without chance is the likeliest.
+        equal((len(likelihoods), token.top_logprobs[0].token), (3, token.token))
+    chunks = client().chat.completions.create(**WORLD.chat("What is Rhumb?", **ask), stream=True)
+    choices = [chunk.choices[0] for chunk in chunks if chunk.choices]
+    equal([token for choice in choices if choice.logprobs for token in choice.logprobs.content], told)
+    equal(whole("What is Rhumb?", max_tokens=8).choices[0].logprobs, None)
+    legacy = dict(model=WORLD.model, prompt="Rhumb is", max_tokens=8, temperature=0, logprobs=2)
+    [choice] = client().completions.create(**legacy).choices
+    equal("".join(choice.logprobs.tokens), choice.text)
+    equal([len(top) for top in choice.logprobs.top_logprobs], [2] * 8)
+
+
+@case
+def penalties_and_bias_change_the_answer_streamed_and_whole():
+    def said(**more):
+        text = client().chat.completions.create(**WORLD.long_chat(40, **more)).choices[0].message.content
+        equal(text_of(client().chat.completions.create(**WORLD.long_chat(40, **more), stream=True)), text)
+        return text
+
+    forced = said(logit_bias={"77": 60})
+    equal(forced, forced[0] * 40)
+    # What is counted outweighs a bias in the end; what only was there before does not.
+    equal(said(logit_bias={"77": 60}, presence_penalty=2), forced)
+    often = said(logit_bias={"77": 60}, frequency_penalty=2)
+    assert often.startswith(forced[:10]) and often != forced, often
+    for wrong in [{"frequency_penalty": 3}, {"logit_bias": {"300": 101}}, {"top_logprobs": 2}]:
+        error = raises(openai.BadRequestError, lambda: whole("Hello", **wrong))
+        assert error.param.startswith(next(iter(wrong))), error.param
+
+
+@case
 def stream_tells_usage_when_asked():
     options = {"stream": True, "stream_options": {"include_usage": True}}
     *chunks, last = client().chat.completions.create(**WORLD.chat("What is a region?"), **options)
@@ -266,7 +308,7 @@ def malformed_parameter_is_named():
 
 @case
 def unknown_path_is_not_found():
-    error = raises(openai.NotFoundError, lambda: client().embeddings.create(model=WORLD.model, input="Hello"))
+    error = raises(openai.NotFoundError, lambda: client().files.list())
     equal((error.status_code, error.code), (404, "unknown_url"))
 
 
@@ -382,6 +424,28 @@ def all_slots_taken(tokens: int):
         for stream in streams:
             stream.close()
         eventually("all slots are free", 5, lambda: WORLD.running() == 0)
+
+
+@case
+def killed_engine_interrupts_no_stream():
+    before, resumes = WORLD.pids("engine"), WORLD.metric("rhumb_edge_resumes_total")
+    ask = WORLD.long_chat(100)
+    text = client().chat.completions.create(**ask).choices[0].message.content
+    killed = threading.Barrier(4, lambda: os.kill(before[0], signal.SIGKILL), timeout=10)
+
+    def stream(_):
+        chunks = read_and(client(max_retries=2).chat.completions.create(**ask, stream=True), killed.wait)
+        equal((len({chunk.id for chunk in chunks}), chunks[-1].choices[0].finish_reason), (1, "length"))
+        return text_of(chunks)
+
+    try:
+        # So many that the engine that dies has some of them.
+        with ThreadPoolExecutor(killed.parties) as together:
+            equal(list(together.map(stream, range(killed.parties))), [text] * killed.parties)
+        assert WORLD.metric("rhumb_edge_resumes_total") > resumes
+    finally:
+        eventually("the agent has seen it end", 10, lambda: before[0] not in WORLD.pids("engine"))
+        WORLD.until_healthy()
 
 
 @case
