@@ -4,7 +4,7 @@
 //! taking away leaves no error behind.
 
 use crate::node::Standing;
-use crate::predict::{Load, Usual, slot_us};
+use crate::predict::{Load, Usual, slot_us, slot_us_least};
 use crate::shift::ShiftBudget;
 use crate::slow_start;
 use types::Monotonic;
@@ -239,7 +239,9 @@ impl Sums {
     pub(crate) fn measured_wait_us(&self) -> u64 {
         let queue_us = self.known_queued.saturating_mul(1_000_000).checked_div(self.rate).unwrap_or(0);
         let slot_us = match self.step_us.checked_div(self.stepped) {
-            Some(step_us) if self.slots > 0 => slot_us(self.known_outstanding, self.slots, step_us.max(1)),
+            Some(step_us) if self.slots > 0 => {
+                slot_us_least(self.known_outstanding, self.slots, step_us.max(1))
+            }
             _ => 0,
         };
         queue_us.saturating_add(slot_us)

@@ -94,6 +94,11 @@ pub(crate) fn slot_us(outstanding: u64, slots: u64, step_us: u64) -> u64 {
     ahead.saturating_mul(step_us.saturating_mul(ANSWER_STEPS)) / slots.max(1)
 }
 
+/// The same if all answers were short: what is waited for in any case.
+pub(crate) fn slot_us_least(outstanding: u64, slots: u64, step_us: u64) -> u64 {
+    slot_us(outstanding, slots, step_us) / ANSWER_STEPS * ANSWER_STEPS_LEAST
+}
+
 /// Nothing while there is room, then ever more: a node that evicts makes all its answers slow.
 fn memory_us(load: &Load, prompt_tokens: u64) -> u64 {
     let need = prompt_tokens.saturating_add(ANSWER_STEPS);
@@ -115,6 +120,8 @@ fn memory_us(load: &Load, prompt_tokens: u64) -> u64 {
 const SECOND_US: u64 = 1_000_000;
 /// Tokens of a usual answer.
 const ANSWER_STEPS: u64 = 200;
+/// Few answers are shorter. How long answers are is a guess, and no guess turns a request away.
+const ANSWER_STEPS_LEAST: u64 = 32;
 /// A mid-size model's step on one accelerator, until one was measured.
 const STEP_US: u64 = 20_000;
 /// Room for so many requests of this size is room enough.
