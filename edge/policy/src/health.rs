@@ -106,7 +106,10 @@ impl Health {
             node.versions.entry(cost.version).or_default().begin(cost.prefill_tokens, now);
             permit = node.breaker.admit(now).ok();
         }
-        self.refresh_version(slot, cost.version, now);
+        match self.slot(slot).is_some_and(|node| node.serves_only.is_some()) {
+            true => self.refresh(slot, now),
+            false => self.refresh_version(slot, cost.version, now),
+        }
         Held { cost, permit, at: now, begun: false }
     }
 

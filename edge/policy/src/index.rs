@@ -1,8 +1,9 @@
 //! Keeps the pools of every version up to date.
 
 use crate::geography;
-use crate::node::NodeHealth;
-use crate::pool::{Member, Pool};
+use crate::node::{NodeHealth, Standing};
+use crate::pool::{Member, Pool, Seat};
+use crate::predict::Load;
 use crate::signals::{Readiness, Signals};
 use crate::table::RoutingTable;
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,7 +72,8 @@ impl Index {
             let mut known: BTreeMap<RegionName, Pool> = before.iter().cloned().zip(pools).collect();
             let pools = self.regions.iter().map(|region| {
                 let pool = known.remove(&region.name).unwrap_or_default();
-                pool.listed_anew(region.slots.len())
+                let mut listed = region.slots.iter().filter_map(|slot| nodes.get(*slot as usize)?.as_ref());
+                pool.listed_anew(region.slots.len(), listed.any(|node| !node.drained))
             });
             self.versions.insert(version, pools.collect());
             // What is too old by now, the next decision finds out.
@@ -110,7 +112,7 @@ impl Index {
         for (region, pool) in self.regions.iter().zip(pools) {
             for slot in &region.slots {
                 if let Some(node) = nodes.get(*slot as usize).and_then(Option::as_ref) {
-                    pool.set(node.place, member(*slot, node, version, now));
+                    pool.set(node.place, seat(*slot, node, version, now));
                 }
             }
             pool.note_ready();
@@ -177,7 +179,7 @@ fn refresh(pools: &mut [Pool], slot: u32, node: &NodeHealth, version: ModelVersi
         return;
     }
     if let Some(pool) = pools.get_mut(node.region) {
-        pool.set(node.place, member(slot, node, version, now));
+        pool.set(node.place, seat(slot, node, version, now));
         // What operators sent away is not lost.
         if !node.drained {
             pool.note_loss(now);
@@ -185,16 +187,15 @@ fn refresh(pools: &mut [Pool], slot: u32, node: &NodeHealth, version: ModelVersi
     }
 }
 
-/// `None` = a hard fact speaks against it.
-fn member(slot: u32, node: &NodeHealth, version: ModelVersion, now: Monotonic) -> Option<Member> {
-    if node.drained || node.is_full() {
-        return None;
-    }
+fn seat(slot: u32, node: &NodeHealth, version: ModelVersion, now: Monotonic) -> Seat {
     let readiness = node.readiness(version, now);
-    if matches!(readiness, Readiness::NotReady | Readiness::Draining) {
-        return None;
+    if node.drained || matches!(readiness, Readiness::NotReady | Readiness::Draining) {
+        return Seat::Empty;
     }
-    Some(Member {
+    if node.is_full() {
+        return if node.standing() == Standing::Good { Seat::Full } else { Seat::Empty };
+    }
+    Seat::Taken(Member {
         slot,
         place: node.place as u32,
         hash: node.hash,
@@ -204,8 +205,20 @@ fn member(slot: u32, node: &NodeHealth, version: ModelVersion, now: Monotonic) -
         is_ready: readiness == Readiness::Ready,
         slow_since: node.slow_since,
         rtt_us: node.rtt_us,
-        load: node.versions.get(&version).map(|signals| Signals::load(signals, now)).unwrap_or_default(),
+        load: load(node, version, now),
     })
+}
+
+fn load(node: &NodeHealth, version: ModelVersion, now: Monotonic) -> Load {
+    let heard = node.versions.get(&version).map(|signals| Signals::load(signals, now)).unwrap_or_default();
+    match node.serves_only {
+        None => heard,
+        // It tells nobody what it has to do, so an answer to a probe does not mean that it is idle. All its versions
+        // share its slots.
+        Some(_) => {
+            Load { outstanding: node.in_flight.into(), queued_tokens: node.in_flight_prefill_tokens, ..heard }
+        }
+    }
 }
 
 /// More versions than operators place at once.

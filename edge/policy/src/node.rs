@@ -222,7 +222,8 @@ impl NodeHealth {
         });
     }
 
-    /// Another process may answer there now; what was heard of load and probes is about the old one.
+    /// Another process may answer there now; what was heard of load and probes, and how requests
+    /// fared, is about the old one.
     pub(crate) fn moved(&mut self) {
         self.probes_missed = 0;
         self.probes_good = None;
@@ -231,6 +232,8 @@ impl NodeHealth {
         self.versions.values_mut().for_each(Signals::forget);
         self.versions.retain(|_, signals| !signals.is_idle());
         self.load_complete_at = None;
+        // Whenever that is: it may be tried from now on.
+        self.breaker.replaced(Monotonic::default());
     }
 }
 

@@ -7,6 +7,7 @@ use crate::node::Standing;
 use crate::predict::{Load, Usual, slot_us, slot_us_least};
 use crate::shift::ShiftBudget;
 use crate::slow_start;
+use std::collections::BTreeSet;
 use types::Monotonic;
 
 #[derive(Debug, Default)]
@@ -16,12 +17,24 @@ pub(crate) struct Pool {
     /// Where a node of the region stands among the members, if it does.
     at: Vec<Option<u32>>,
     pub(crate) sums: Sums,
+    /// Places of good nodes that are no members only because they have as much to do as they may.
+    full: BTreeSet<usize>,
     had_ready: bool,
     lost_at: Option<Monotonic>,
     pub(crate) returned_at: Option<Monotonic>,
     pub(crate) shift: ShiftBudget,
     /// Which members an edge far away dials; empty = to be drawn anew.
     dialled: Vec<u32>,
+}
+
+/// What a node is to a pool.
+#[derive(Debug)]
+pub(crate) enum Seat {
+    Taken(Member),
+    /// It serves, and has no room for more.
+    Full,
+    /// A hard fact speaks against it.
+    Empty,
 }
 
 #[derive(Debug, Clone)]
@@ -71,10 +84,12 @@ impl Pool {
         Self { at: vec![None; nodes], ..Self::default() }
     }
 
-    /// Keeps what is known of the pool as a whole when its nodes are listed anew.
-    pub(crate) fn listed_anew(self, nodes: usize) -> Self {
+    /// Keeps what is known of the pool as a whole when its nodes are listed anew. `in_use`: operators want some of
+    /// them to serve; what they took away is not lost.
+    pub(crate) fn listed_anew(self, nodes: usize, in_use: bool) -> Self {
         let Self { had_ready, lost_at, returned_at, shift, .. } = self;
-        Self { had_ready, lost_at, returned_at, shift, ..Self::of(nodes) }
+        let lost_at = lost_at.filter(|_| in_use);
+        Self { had_ready: had_ready && in_use, lost_at, returned_at, shift, ..Self::of(nodes) }
     }
 
     pub(crate) fn member(&self, place: usize) -> Option<&Member> {
@@ -83,8 +98,16 @@ impl Pool {
     }
 
     /// Puts a node in, takes it out, or takes note of how it is now.
-    pub(crate) fn set(&mut self, place: usize, member: Option<Member>) {
+    pub(crate) fn set(&mut self, place: usize, seat: Seat) {
         let Some(at) = self.at.get(place).copied() else { return };
+        match seat {
+            Seat::Full => self.full.insert(place),
+            Seat::Taken(_) | Seat::Empty => self.full.remove(&place),
+        };
+        let member = match seat {
+            Seat::Taken(member) => Some(member),
+            Seat::Full | Seat::Empty => None,
+        };
         match (at, member) {
             (Some(index), Some(member)) => {
                 let old = std::mem::replace(&mut self.members[index as usize], member);
@@ -118,24 +141,27 @@ impl Pool {
 
     /// Whoever has served here can be lost.
     pub(crate) fn note_ready(&mut self) {
-        self.had_ready |= self.sums.ready > 0;
+        self.had_ready |= self.sums.ready > 0 || !self.full.is_empty();
     }
 
     /// Notes the loss and the return of all that served here.
     pub(crate) fn note_loss(&mut self, now: Monotonic) {
         self.note_ready();
-        if self.sums.good == 0 {
+        if self.sums.good == 0 && self.full.is_empty() {
             if self.had_ready && self.lost_at.is_none() {
                 self.lost_at = Some(now);
             }
-        } else if self.sums.ready > 0 && self.lost_at.take().is_some() {
+        } else if (self.sums.ready > 0 || !self.full.is_empty()) && self.lost_at.take().is_some() {
             self.returned_at = Some(now);
         }
     }
 
-    /// Whether it served, and does not now or has begun to again only of late.
+    /// Whether it served, and of late has ceased to or has begun to again. What stays away for longer is how the
+    /// world is now, and maybe how operators want it: a version that is not placed there any more is heard of no
+    /// differently from one that was lost.
     pub(crate) fn is_lost_or_recovering(&self, now: Monotonic) -> bool {
-        self.lost_at.is_some() || self.weight(now) < slow_start::WHOLE
+        self.lost_at.is_some_and(|at| now.since(at) < slow_start::REGION_RAMP)
+            || self.weight(now) < slow_start::WHOLE
     }
 
     pub(crate) fn weight(&self, now: Monotonic) -> u64 {

@@ -217,11 +217,15 @@ fn decided(
     Some(Decided { choice, region: view.region, hash: member.hash, spilled })
 }
 
-/// A node whose time alone is over gets one request, if it stands no further than where the request would go.
+/// A node whose time alone is over gets one request, if it stands no further than where the request would go, or if
+/// that place has much to do: a region of which all breakers are open gets no request in any other way.
 fn trial(health: &Health, scene: &Scene, way: Way, ask: Ask<'_>, now: Monotonic) -> Option<Decided> {
     let (Way::To { view: last, .. } | Way::Crowded { view: last }) = way else { return None };
     let pools = health.index.pools(ask.version);
-    let near = scene.views[..=last].iter().filter(|view| pools[view.region].sums.broken > 0);
+    let is_crowded =
+        matches!(way, Way::Crowded { .. }) || scene.views[last].load_permille >= region::SPILL_FROM;
+    let within = if is_crowded { &scene.views[..] } else { &scene.views[..=last] };
+    let near = within.iter().filter(|view| pools[view.region].sums.broken > 0);
     for view in near {
         let admits = |member: &&Member| {
             member.standing == Standing::Broken

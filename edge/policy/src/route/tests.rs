@@ -430,6 +430,129 @@ fn a_server_without_an_agent_gets_what_it_serves_and_no_more_than_its_slots() {
     assert!(world.route(Ask { regions: Some(&home), ..ask() }, 0, 0).is_ok());
 }
 
+/// us-east has only servers without agents, of two slots each; eu-west has one agent.
+fn world_of_servers() -> World {
+    let mut world = World::of(table(&["us-east/n1", "us-east/n2", "eu-west/n1"]));
+    let model = Model { version: VERSION, former: None, created: UnixMs(0) };
+    world.table.models.insert("m".parse().unwrap(), model);
+    for node in ["us-east/n1", "us-east/n2"] {
+        let server = OpenAiServer {
+            base_url: "http://vllm:8000/v1".parse().unwrap(),
+            models: vec!["m".parse().unwrap()],
+            slots: 2,
+            secret: None,
+        };
+        world.table.nodes.get_mut(&key(node)).unwrap().kind = NodeKind::OpenAi(server);
+    }
+    world.follow();
+    world.health.catch_up(VERSION, at(0));
+    world.hear_all(LoadFrame { slots: 2, ..frame() }, at(0));
+    world
+}
+
+#[test]
+fn a_full_region_is_not_lost() {
+    let mut world = world_of_servers();
+    let home = world.health.index.region(&world.here).unwrap();
+    let fill = |world: &mut World| -> Vec<(NodeKey, crate::health::Held)> {
+        ["us-east/n1", "us-east/n1", "us-east/n2", "us-east/n2"]
+            .map(|node| (key(node), world.health.begin(&key(node), COST, at(1))))
+            .into()
+    };
+    let held = fill(&mut world);
+    assert_eq!(world.node(ask(), 1, 0), "eu-west/n1", "there is no room at home");
+    assert!(!world.health.index.pools(VERSION)[home].is_lost_or_recovering(at(1)));
+    for (node, held) in held {
+        world.health.end(&node, held, Outcome::Served, at(1));
+    }
+    assert_eq!(world.health.index.pools(VERSION)[home].weight(at(1)), crate::slow_start::WHOLE);
+    // One that is full and has fallen silent is lost like any other.
+    let _held = fill(&mut world);
+    ["us-east/n1", "us-east/n2"].iter().for_each(|node| world.silence(node));
+    assert!(world.health.index.pools(VERSION)[home].is_lost_or_recovering(at(1)));
+}
+
+#[test]
+fn a_server_that_tells_no_load_is_as_busy_as_this_edge_keeps_it_after_every_probe() {
+    let mut world = world_of_servers();
+    let mut held = world.health.begin(&key("us-east/n1"), COST, at(0));
+    for probe in 1..4 {
+        world.hear_all(LoadFrame { sequence: probe, slots: 2, ..frame() }, at(probe));
+        for dice in 0..20 {
+            assert_eq!(world.node(ask(), probe, dice), "us-east/n2");
+        }
+    }
+    let load = |world: &World| {
+        let node = world.health.node(&key("us-east/n1")).unwrap();
+        let load = world.health.index.pools(VERSION)[node.region].member(node.place).unwrap().load;
+        (load.outstanding, load.queued_tokens, load.slots)
+    };
+    assert_eq!(load(&world), (1, 100, 2));
+    world.health.answer_begun(&key("us-east/n1"), &mut held, Duration::ZERO, at(4));
+    assert_eq!(load(&world), (1, 0, 2));
+    world.health.end(&key("us-east/n1"), held, Outcome::Served, at(4));
+    assert_eq!(load(&world), (0, 0, 2));
+}
+
+#[test]
+fn a_far_region_whose_breakers_are_open_is_tried_once_the_near_one_has_much_to_do() {
+    let mut world = World::of(table(&["us-east/n1", "eu-west/n1"]));
+    world.hear_all(frame(), at(0));
+    world.fail("eu-west/n1", at(0));
+    let quiet = LoadFrame { sequence: 1, ..frame() };
+    world.hear_all(quiet, at(40));
+    assert_eq!(world.node(ask(), 40, 0), "us-east/n1", "there is no need");
+    for (sequence, running) in [(2, 7), (3, 80)] {
+        world.hear("us-east/n1", LoadFrame { sequence, running, ..frame() }, at(40));
+        let trial = world.route(ask(), 40, 0).unwrap();
+        assert_eq!((trial.node, trial.reason), (key("eu-west/n1"), Reason::Trial), "{running}");
+    }
+}
+
+#[test]
+fn what_operators_took_away_is_not_lost_for_ever() {
+    let lost = |world: &World, now| {
+        world.health.index.pools(VERSION).iter().any(|pool| pool.is_lost_or_recovering(now))
+    };
+    let model = Model { version: VERSION, former: None, created: UnixMs(0) };
+    let gone = || {
+        let mut world = world();
+        world.table.models.insert("m".parse().unwrap(), model.clone());
+        world.health.catch_up(VERSION, at(0));
+        world.hear_all(frame(), at(0));
+        world.hear("eu-west/n1", LoadFrame { sequence: 1, replicas: 0, ..frame() }, at(1));
+        assert!(lost(&world, at(1)));
+        world
+    };
+    let world = gone();
+    assert!(lost(&world, at(300)) && !lost(&world, at(301)), "a version that was placed elsewhere");
+    let mut world = gone();
+    world.table.regions.get_mut(&region("eu-west")).unwrap().drained = true;
+    world.follow();
+    assert!(!lost(&world, at(2)), "drained");
+    let mut world = gone();
+    world.table.nodes.remove(&key("eu-west/n1"));
+    world.follow();
+    assert!(!lost(&world, at(2)), "removed");
+    let mut world = gone();
+    world.follow();
+    assert!(lost(&world, at(2)), "a table that changed elsewhere takes nothing away");
+}
+
+#[test]
+fn a_node_whose_address_was_mended_is_tried_at_once() {
+    let mut world = World::of(table(&["us-east/n1", "us-east/n2", "us-east/n3"]));
+    world.fail("us-east/n1", at(100));
+    assert_ne!(world.node(ask(), 100, 0), "us-east/n1");
+    let NodeKind::Agent(agent) = &mut world.table.nodes.get_mut(&key("us-east/n1")).unwrap().kind else {
+        panic!("an agent")
+    };
+    agent.ingress.set_port(7444);
+    world.follow();
+    let trial = world.route(ask(), 100, 0).unwrap();
+    assert_eq!((trial.node, trial.reason), (key("us-east/n1"), Reason::Trial));
+}
+
 /// Something that happens to a node.
 #[derive(Debug, Clone)]
 enum Event {
