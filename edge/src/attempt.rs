@@ -264,7 +264,7 @@ impl<'a> Attempt<'a> {
                 let body = sent.read_all(REFUSAL_BYTES_MAX, REFUSAL_DEADLINE).await?;
                 return Err(Failed::Request { status, body: body.ok_or_else(|| Failed::too_long(None))? });
             }
-            plain_stream::Head::NoRoom => Outcome::Unknown,
+            plain_stream::Head::NoRoom | plain_stream::Head::NotHere => Outcome::Unknown,
             plain_stream::Head::Fault => Outcome::Failed,
         };
         let retry_after =

@@ -25,6 +25,8 @@ pub(crate) enum Head {
     Answer,
     /// The server has no room; another may have.
     NoRoom,
+    /// The server does not have the path or the model that was asked for; another may.
+    NotHere,
     /// The server refuses the request itself; no other will think better of it.
     Refusal,
     /// The server fails, or will not have us: the request is not at fault.
@@ -36,8 +38,10 @@ impl Head {
         match status {
             200 => Self::Answer,
             429 | 503 => Self::NoRoom,
-            // Not the client's key but this edge's; a path or model that should be there; slowness of its own.
-            401 | 403 | 404 | 405 | 407 | 408 => Self::Fault,
+            // Who asks for what a server lacks must not close it for those who ask for what it has.
+            404 | 405 => Self::NotHere,
+            // Not the client's key but this edge's; slowness of its own.
+            401 | 403 | 407 | 408 => Self::Fault,
             400..500 => Self::Refusal,
             _ => Self::Fault,
         }

@@ -1,4 +1,5 @@
-//! Asks each node once a second how it is; one that serves nothing, or has requests of this edge, more often.
+//! Asks each node once a second how it is; one that serves nothing, or has requests of this edge, more often. Servers
+//! without an agent may be strangers' and count every question, so they are never asked more often.
 
 use crate::Edge;
 use policy::{Health, Node, NodeHealth};
@@ -50,12 +51,16 @@ async fn probe(edge: Arc<Edge>, key: NodeKey, node: Node) {
             took = asked.elapsed();
         }
         let serves = answered.is_some_and(|frames| frames.iter().any(|(_, frame)| frame.replicas > 0));
-        let interval = match (serves, edge.health().node(&key).map_or(0, |node| node.in_flight)) {
-            (false, _) => INTERVAL_UNTIL_SERVING,
-            (true, 0) => INTERVAL,
-            (true, _) => INTERVAL_IN_USE,
-        };
-        tokio::time::sleep_until(asked + interval).await;
+        let in_flight = edge.health().node(&key).map_or(0, |node| node.in_flight);
+        tokio::time::sleep_until(asked + interval(&node.kind, serves, in_flight)).await;
+    }
+}
+
+fn interval(kind: &NodeKind, serves: bool, in_flight: u32) -> Duration {
+    match (kind, serves, in_flight) {
+        (NodeKind::OpenAi(_), ..) | (NodeKind::Agent(_), true, 0) => INTERVAL,
+        (NodeKind::Agent(_), false, _) => INTERVAL_UNTIL_SERVING,
+        (NodeKind::Agent(_), true, _) => INTERVAL_IN_USE,
     }
 }
 
@@ -163,3 +168,26 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// The list of an aggregator's models with all their prices; a longer one is not read to its end.
 const MODELS_BYTES_MAX: usize = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use types::intent::Agent;
+
+    #[test]
+    fn only_agents_are_asked_more_often_than_once_a_second() {
+        let agent = Agent { ingress: ([127, 0, 0, 1], 7443).into(), server_name: "n".to_owned() };
+        let server = OpenAiServer {
+            base_url: "http://vllm:8000/v1".parse().unwrap(),
+            models: vec!["m".parse().unwrap()],
+            slots: 1,
+            secret: None,
+        };
+        let intervals = |kind: &NodeKind| {
+            [(false, 0), (true, 0), (true, 1)].map(|(serves, in_flight)| interval(kind, serves, in_flight))
+        };
+        let (agent, server) = (NodeKind::Agent(agent), NodeKind::OpenAi(server));
+        assert_eq!(intervals(&agent), [INTERVAL_UNTIL_SERVING, INTERVAL, INTERVAL_IN_USE]);
+        assert_eq!(intervals(&server), [INTERVAL; 3]);
+    }
+}

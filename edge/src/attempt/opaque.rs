@@ -1,7 +1,8 @@
 //! Attempts whose answers are handed on unread: embeddings, images, speech and the like.
 //!
 //! Nothing is known of such an answer but its status and its first byte. Once that byte is with the client no other
-//! node can go on where this one stopped; until then any other may be asked.
+//! node can go on where this one stopped; until then any other may be asked. But an image or an hour of speech is work
+//! that may have been done and billed, so another attempt is paid for unless the node said that it did nothing.
 
 use super::{Attempt, Failed, NodeFailed, REFUSAL_BYTES_MAX, REFUSAL_DEADLINE, Stage, Turn, load_of};
 use crate::answer::Stop;
@@ -81,12 +82,13 @@ impl<'a> Attempt<'a> {
             headers.extend((!self.tried.is_empty()).then_some((header::TRIED, self.tried.as_str())));
         }
         let (entry, body) = (&self.turn.entry, self.body.clone());
-        let sent = edge.upstreams.send(entry, "POST", opaque.path, &headers, body, left).await?;
+        let sent = edge.upstreams.send(entry, "POST", opaque.path, &headers, body, left).await;
+        let sent = sent.map_err(broken)?;
         edge.hear_load(&self.turn.node, asked.version, load_of(&sent));
         let mut sent = self.judge_unread(sent).await?;
         let left = self.deadline.saturating_duration_since(Instant::now());
         let first = tokio::time::timeout(left, sent.read_part()).await;
-        let first = first.unwrap_or(Err(UpstreamError::Stalled(left)))?;
+        let first = first.unwrap_or(Err(UpstreamError::Stalled(left))).map_err(broken)?;
         Ok((sent, first))
     }
 
@@ -101,10 +103,11 @@ impl<'a> Attempt<'a> {
             || failure.is_some_and(|failure| !failure.is_fault());
         // Not the client's key but this edge's; slowness of the server's own.
         let has_not_us = is_server && matches!(status, 401 | 403 | 407 | 408);
+        let did_nothing = has_no_room || matches!(status, 401 | 403 | 407 | 503);
         if said.is_some() || has_no_room || has_not_us || !(200..500).contains(&status) {
             return Err(Failed::Node(NodeFailed {
                 reason: format!("{} answered {status}", self.turn.node.region),
-                stage: Stage::NoHead,
+                stage: if did_nothing { Stage::NoHead } else { Stage::Head },
                 replica: sent.header(header::REPLICA).and_then(|replica| replica.parse().ok()),
                 outcome: if has_no_room { Outcome::Unknown } else { Outcome::Failed },
                 retry_after: retry_after(sent.header("retry-after"), sent.header("retry-after-ms")),
@@ -116,6 +119,16 @@ impl<'a> Attempt<'a> {
             return Err(Failed::Request { status, body });
         }
         Ok(sent)
+    }
+}
+
+/// Whoever got the request may have done all of it.
+fn broken(error: UpstreamError) -> Failed {
+    match Failed::from(error) {
+        Failed::Node(failed) if failed.stage == Stage::NoHead => {
+            Failed::Node(NodeFailed { stage: Stage::Head, ..failed })
+        }
+        failed => failed,
     }
 }
 

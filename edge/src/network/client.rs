@@ -220,7 +220,9 @@ impl Client {
         if let Some(content_type) = content_type {
             head.insert_header("content-type", content_type).expect("it was a header value before");
         }
-        if let Some(length) = length {
+        if status == 204 {
+            // It has no body, and RFC 9110, 8.6 and RFC 9112, 6.1 forbid it to say how long that is.
+        } else if let Some(length) = length {
             head.insert_header("content-length", length.to_string()).expect("digits are a header value");
         } else if self.session.req_header().version == http::Version::HTTP_11 {
             head.insert_header("transfer-encoding", "chunked").expect("a header value");

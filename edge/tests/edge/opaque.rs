@@ -98,3 +98,43 @@ async fn a_refusal_is_the_engines_own_unless_it_lacks_the_endpoint() {
     let got = world.post("/v1/rerank", JSON, r#"{"model":"no"}"#).await;
     assert!(got.status == 404 && got.body.contains("model_not_found"), "{}", got.body);
 }
+
+/// An image may have been drawn, and billed, by whoever failed to hand it over.
+#[tokio::test(flavor = "multi_thread")]
+async fn work_that_may_have_been_done_is_repeated_within_the_budget_of_retries() {
+    let world = World::start().await;
+    let mut retried = 0;
+    let refused = loop {
+        world.near.will([answer(500, JSON, &[b"{}"])]);
+        world.far.will([answer(200, JSON, &[b"{}"])]);
+        let got = world.post("/v1/images/generations", JSON, EMBED).await;
+        if got.status != 200 {
+            break got;
+        }
+        retried += 1;
+        assert!(retried < 200, "without end");
+        // More successes than failures, so that the breaker stays out of this.
+        for _ in 0..2 {
+            assert_eq!(world.ask("").await.status, 200);
+        }
+    };
+    assert!(refused.body.contains("upstream_failed"), "{refused:?}");
+    assert!(retried >= 64, "{retried}");
+    // What did nothing for it is nothing to pay for.
+    for act in [Act::Fail(Failure::QueueFull), answer(429, JSON, &[b"{}"])] {
+        world.near.will([act.clone()]);
+        world.far.will([answer(200, JSON, &[b"{}"])]);
+        assert_eq!(world.post("/v1/images/generations", JSON, EMBED).await.status, 200, "{act:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_a_body_has_no_framing_either() {
+    let world = World::start().await;
+    world.near.will([answer(204, JSON, &[])]);
+    let got = world.post("/v1/embeddings", JSON, EMBED).await;
+    assert_eq!((got.status, got.body.as_str(), got.whole), (204, "", true));
+    for name in ["transfer-encoding", "content-length"] {
+        assert!(!got.headers.contains_key(name), "{:?}", got.headers);
+    }
+}

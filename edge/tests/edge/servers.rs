@@ -152,6 +152,14 @@ async fn a_server_without_room_stays_in_use() {
         assert!(world.ask(STREAM).await.body.contains("three"));
     }
     assert!(world.ask(STREAM).await.body.contains("two"), "no breaker opened");
+    // Nor does one that lacks what was asked for fail those who ask for what it has.
+    for status in [404, 405] {
+        server.will(std::iter::repeat_n(Reply::json(status, "", "{}"), 8));
+        for _ in 0..8 {
+            assert!(world.ask(STREAM).await.body.contains("three"));
+        }
+        assert!(world.ask(STREAM).await.body.contains("two"), "no breaker opened by {status}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
