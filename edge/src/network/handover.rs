@@ -65,9 +65,20 @@ pub(crate) struct Doors {
 pub(crate) struct Offer {
     path: PathBuf,
     /// Bound under a name of its own, until the one before has left.
-    aside: PathBuf,
+    aside: Aside,
     listener: UnixListener,
     doors: Vec<(Door, OwnedFd)>,
+}
+
+/// A name that goes when nobody needs it any more: an edge that starts and fails would leave one behind each time.
+struct Aside(Option<PathBuf>);
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        if let Some(name) = &self.0 {
+            let _ = std::fs::remove_file(name);
+        }
+    }
 }
 
 impl Door {
@@ -140,11 +151,13 @@ impl Doors {
             let left = timeout(ANSWER_MAX, told).await;
             tracing::info!(agreed = matches!(left, Ok(Ok(LEFT))), "this edge has taken over from another");
         }
-        let offer = self.offer?;
-        if let Err(error) = std::fs::rename(&offer.aside, &offer.path) {
+        let mut offer = self.offer?;
+        let renamed = offer.aside.0.as_ref().map_or(Ok(()), |aside| std::fs::rename(aside, &offer.path));
+        if let Err(error) = renamed {
             tracing::warn!(path = %offer.path.display(), %error, "no other edge can take over from this one");
             return None;
         }
+        offer.aside.0 = None;
         Some(offer)
     }
 }
@@ -159,7 +172,7 @@ impl Offer {
             _ => {}
         }
         let listener = UnixListener::bind(&aside)?;
-        Ok(Self { path: path.to_owned(), aside, listener, doors: Vec::new() })
+        Ok(Self { path: path.to_owned(), aside: Aside(Some(aside)), listener, doors: Vec::new() })
     }
 
     /// Returns once another edge serves with the sockets of this one.
@@ -312,6 +325,8 @@ mod tests {
         }
         // One that hears and then dies changes nothing.
         drop(Doors::knock(Some(&path)).await.unwrap());
+        let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(names.collect::<Vec<_>>(), ["handover"], "nor does it leave anything behind");
         let mut doors = Doors::knock(Some(&path)).await.unwrap();
         assert!(doors.takes_over() && !giving.is_finished());
         let elsewhere = doors.open(Door::Admin, "127.0.0.1:0".parse().unwrap()).await.unwrap();
