@@ -362,7 +362,8 @@ impl<'a> Turn<'a> {
         self.give_back(outcome);
     }
 
-    fn give_back(&mut self, outcome: Outcome) {
+    /// Only the first time counts.
+    pub(crate) fn give_back(&mut self, outcome: Outcome) {
         if let Some(held) = self.held.take() {
             let now = self.edge.clock.now();
             self.edge.health().end(&self.node, held, outcome, now);

@@ -9,9 +9,9 @@ use crate::answer::Stop;
 use crate::attempt::{
     ATTEMPT_WORTH, Answering, Asked, Attempt, Failed, NodeFailed, Stage, Turn, purpose_as_str,
 };
-use crate::budgets::InLine;
+use crate::budgets::{Called, InLine};
 use crate::decision_log::{Decision, What};
-use crate::progress::{NotResumable, Progress};
+use crate::progress::{Delivered, NotResumable, Progress};
 use crate::refusal::Refusal;
 use crate::resume::Lost;
 use crate::resume_buffer::Kept;
@@ -38,8 +38,10 @@ pub(crate) struct Attempts<'a> {
     count: u32,
     /// How many attempts of this round a node had a hand in.
     worked_on: u32,
-    /// That failed this request, in whatever round.
+    /// That lost the answer, or failed this round.
     replicas: Vec<ReplicaId>,
+    /// What further attempts of this round are for.
+    purpose: Purpose,
     last: Option<NodeFailed>,
     begun_anew: u32,
     expected_gap: Duration,
@@ -76,6 +78,7 @@ impl<'a> Attempts<'a> {
             count,
             worked_on,
             replicas,
+            purpose: Purpose::Retry,
             last: None,
             begun_anew,
             expected_gap: Duration::ZERO,
@@ -146,6 +149,7 @@ impl<'a> Attempts<'a> {
             return Err(self.exhausted().into());
         }
         self.deadline = Instant::now() + FIRST_TOKEN_MAX;
+        self.purpose = Purpose::Retry;
         Ok(())
     }
 
@@ -160,10 +164,19 @@ impl<'a> Attempts<'a> {
 
     fn note(&mut self, failed: NodeFailed) -> Stage {
         let stage = failed.stage;
-        self.replicas.extend(failed.replica.clone());
+        self.pass_over(failed.replica.as_ref());
         self.worked_on += u32::from(stage != Stage::NotReached);
         self.last = Some(failed);
         stage
+    }
+
+    /// Names a replica to the nodes as one that is not to be asked again.
+    fn pass_over(&mut self, replica: Option<&ReplicaId>) {
+        let Some(replica) = replica.filter(|replica| !self.replicas.contains(replica)) else { return };
+        if self.replicas.len() >= REPLICAS_MAX {
+            self.replicas.remove(0);
+        }
+        self.replicas.push(replica.clone());
     }
 
     fn exhausted(&self) -> Refusal {
@@ -187,11 +200,17 @@ impl<'a> Attempts<'a> {
         from: Option<(&'static str, Bytes, StreamPosition)>,
     ) -> Result<Attempt<'a>, Refusal> {
         let (edge, asked) = (self.edge, self.asked);
-        let table = edge.routing_table()?;
         let (turn, choice) = {
+            // The table is changed under this lock, so both are of one moment.
             let mut health = edge.health();
+            let table = edge.routing_table()?;
             let (ask, now) = (self.ask(purpose), edge.clock.now());
-            let choice = route(&table, &mut health, &edge.region, ask, now, fastrand::u64(..))?;
+            let mut choice = route(&table, &mut health, &edge.region, ask, now, fastrand::u64(..))?;
+            if !table.nodes.contains_key(&choice.node) {
+                let tried: Vec<_> = self.nodes.iter().cloned().chain([choice.node]).collect();
+                let ask = Ask { tried: &tried, ..ask };
+                choice = route(&table, &mut health, &edge.region, ask, now, fastrand::u64(..))?;
+            }
             let entry = table.nodes.get(&choice.node).ok_or(NoRoute::NoNodes)?.clone();
             (Turn::take(edge, &mut health, &choice, entry), choice)
         };
@@ -235,9 +254,9 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Whether another node than the last would take the request.
+    /// Whether another node than the last would take the request, for what this round is for.
     pub(crate) fn is_elsewhere(&self) -> impl Fn() -> bool + use<'a> {
-        let (edge, asked, tried) = (self.edge, self.asked, self.nodes.clone());
+        let (edge, asked, tried, purpose) = (self.edge, self.asked, self.nodes.clone(), self.purpose);
         move || {
             let ask = Ask {
                 version: asked.version,
@@ -246,11 +265,12 @@ impl<'a> Attempts<'a> {
                 prompt_tokens: asked.prompt_tokens,
                 prefix: &asked.prefix,
                 tried: &tried,
-                purpose: Purpose::Retry,
+                purpose,
             };
+            // Of one moment with the table.
+            let mut health = edge.health();
             let Ok(table) = edge.routing_table() else { return false };
-            let chosen =
-                route(&table, &mut edge.health(), &edge.region, ask, edge.clock.now(), fastrand::u64(..));
+            let chosen = route(&table, &mut health, &edge.region, ask, edge.clock.now(), fastrand::u64(..));
             chosen.is_ok_and(|choice| tried.last() != Some(&choice.node) && !choice.reason.is_doubtful())
         }
     }
@@ -354,26 +374,28 @@ impl<'a> Attempts<'a> {
         self.nodes.clear();
         self.nodes.extend(node.cloned());
         self.worked_on = 0;
-        if let Some(replica) = replica.filter(|replica| !self.replicas.contains(replica)) {
-            self.replicas.push(replica.clone());
-        }
+        self.purpose = Purpose::Resume;
+        // What failed an earlier round may have come back, and a list that only grows ends in a refusal.
+        self.replicas.clear();
+        self.pass_over(replica);
     }
 
     /// Asks other replicas to go on with an answer, until one has.
     pub(crate) async fn resume(&mut self, progress: &Progress) -> Result<Answering<'a>, Unsaved> {
-        let token_ids = progress.token_ids().map_err(Unsaved::NotResumable)?.to_vec();
+        let token_ids = progress.token_ids().map_err(Unsaved::NotResumable)?;
         if progress.delivered().joins.count >= RESUMES_MAX {
             return Err(Unsaved::TooOften);
         }
+        // Before anything is copied: in a storm the line is long.
+        self.wait_in_line(progress).await?;
         let position = progress.position();
         let line = ResumeLine {
             path: self.asked.endpoint.path().to_owned(),
-            token_ids,
+            token_ids: token_ids.to_vec(),
             hash: position.hash(),
             seed: self.asked.seed,
         };
         let body = Bytes::from([&line.to_line()[..], &self.body].concat());
-        self.wait_in_line(position.position()).await?;
         self.deadline = Instant::now() + RESUME_MAX;
         self.last = None;
         let mut made = 0;
@@ -400,9 +422,11 @@ impl<'a> Attempts<'a> {
     }
 
     /// Waits until the survivors can compute one more prompt.
-    async fn wait_in_line(&mut self, completion_tokens: u64) -> Result<(), Unsaved> {
+    async fn wait_in_line(&mut self, progress: &Progress) -> Result<(), Unsaved> {
         let (edge, class) = (self.edge, self.asked.priority);
-        let cost = self.asked.prompt_tokens + completion_tokens;
+        // As the node counted them: a guess by the body's length would let padding spend the budget of all.
+        let Delivered { prompt_tokens, completion_tokens, .. } = progress.delivered();
+        let cost = prompt_tokens.saturating_add(completion_tokens);
         let mut place = InLine::enter(edge, class, cost).ok_or(Unsaved::Budget)?;
         let expected = place.expected();
         self.expected_gap = self.expected_gap.max(expected);
@@ -414,10 +438,13 @@ impl<'a> Attempts<'a> {
             let wait_ms = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
             self.decision.add(What::Paced { wait_ms });
         }
-        while let Some(wait) = place.still_to_wait() {
-            tokio::time::sleep(wait).await;
+        loop {
+            match place.called() {
+                Called::Now => return Ok(()),
+                Called::In(wait) => tokio::time::sleep(wait).await,
+                Called::Never => return Err(Unsaved::Budget),
+            }
         }
-        Ok(())
     }
 
     /// The longest time that a resume of this request had to expect before it was sent.
@@ -445,6 +472,8 @@ const ATTEMPTS_MAX: u32 = 3;
 const ATTEMPTS_WITH_DEAD_NODES_MAX: usize = 6;
 /// Per break: two dead regions and a full third.
 const RESUME_ATTEMPTS_MAX: usize = 6;
+/// Agents refuse a list of more than 32.
+const REPLICAS_MAX: usize = 12;
 /// Per answer. One that breaks more often breaks its engines.
 const RESUMES_MAX: u32 = 8;
 /// For all attempts together; queueing and prefill of the longest prompt included.

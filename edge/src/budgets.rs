@@ -21,7 +21,19 @@ pub(crate) struct Budgets {
 /// A broken stream's place among those that shall go on; given up when dropped.
 pub(crate) struct InLine<'a> {
     edge: &'a Edge,
+    class: Priority,
+    cost: u64,
     ticket: Option<Ticket>,
+}
+
+/// What is said to a stream that stands in line.
+pub(crate) enum Called {
+    /// The resume is paid for.
+    Now,
+    /// Ask again then.
+    In(Duration),
+    /// Those before it have spent the budget.
+    Never,
 }
 
 impl Budgets {
@@ -71,13 +83,18 @@ impl Budgets {
         may
     }
 
-    fn take_resume(&mut self, class: Priority, cost: u64, now: Monotonic) -> Option<Ticket> {
-        if !self.resumes.may_resume(class, cost, now) {
-            return None;
+    /// A place costs nothing: most of those who stand in it leave before their turn when the line is long.
+    fn take_place(&mut self, class: Priority, cost: u64, now: Monotonic) -> Option<Ticket> {
+        let may = self.resumes.may_resume(class, cost, now);
+        may.then(|| self.line.enqueue(class, cost, now).ok()).flatten()
+    }
+
+    fn take_resume(&mut self, class: Priority, cost: u64, now: Monotonic) -> bool {
+        let may = self.resumes.may_resume(class, cost, now);
+        if may {
+            self.resumes.spent(cost, now);
         }
-        let ticket = self.line.enqueue(class, cost, now).ok()?;
-        self.resumes.spent(cost, now);
-        Some(ticket)
+        may
     }
 
     fn wants_rate(&self, now: Monotonic) -> bool {
@@ -99,11 +116,11 @@ impl<'a> InLine<'a> {
             let all = Health::prefill_tokens_per_s(&edge.health(), now);
             edge.budgets().set_rate(all / RATE_SHARE, now);
         }
-        let ticket = edge.budgets().take_resume(class, cost, now);
+        let ticket = edge.budgets().take_place(class, cost, now);
         if ticket.is_none() {
             edge.metrics.budget_refused.with_label_values(&["resume"]).inc();
         }
-        Some(Self { edge, ticket: Some(ticket?) })
+        Some(Self { edge, class, cost, ticket: Some(ticket?) })
     }
 
     /// How long it will take, unless higher classes come.
@@ -112,13 +129,19 @@ impl<'a> InLine<'a> {
         self.ticket.as_ref().map_or(Duration::ZERO, |ticket| budgets.line.expected_gap(ticket, now))
     }
 
-    /// `None` = its turn has come.
-    pub(crate) fn still_to_wait(&mut self) -> Option<Duration> {
-        let now = self.edge.clock.now();
-        match self.edge.budgets().line.turn(self.ticket.as_ref()?, now) {
-            Turn::Now => None,
-            Turn::In(wait) => Some(wait),
+    /// Whether its turn has come, which takes the resume out of the budget.
+    pub(crate) fn called(&mut self) -> Called {
+        let (mut budgets, now) = (self.edge.budgets(), self.edge.clock.now());
+        let Some(ticket) = &self.ticket else { return Called::Now };
+        if let Turn::In(wait) = budgets.line.turn(ticket, now) {
+            return Called::In(wait);
         }
+        self.ticket = None;
+        if budgets.take_resume(self.class, self.cost, now) {
+            return Called::Now;
+        }
+        self.edge.metrics.budget_refused.with_label_values(&["resume"]).inc();
+        Called::Never
     }
 }
 

@@ -5,9 +5,9 @@
 //! there.
 
 use crate::alarm::Alarm;
-use crate::attempt::Answering;
+use crate::attempt::{Answering, Turn};
 use crate::attempts::{Attempts, Unsaved};
-use crate::decision_log::What;
+use crate::decision_log::{Decision, What};
 use crate::patience::Patience;
 use crate::progress::{NotResumable, Progress};
 use crate::stream::{Kind, StreamError};
@@ -22,7 +22,7 @@ pub(crate) struct Delivery<'a, 'b> {
     answering: Answering<'a>,
     progress: Progress,
     patience: Patience,
-    /// When the client was last given something of the answer.
+    /// When the client had all there was, and the wait for more began.
     heard: Instant,
     alarm: Alarm,
 }
@@ -73,6 +73,8 @@ impl<'a, 'b> Delivery<'a, 'b> {
 
     /// Waits for more of the answer, from whatever stream it comes.
     pub(crate) async fn advance(&mut self) -> Result<(), Lost> {
+        // Not when it was taken over: a client that reads slowly is no silence of the node.
+        self.heard = Instant::now();
         match self.wait().await {
             Came::Events => {
                 self.patience.heard_after(self.heard.elapsed());
@@ -83,7 +85,7 @@ impl<'a, 'b> Delivery<'a, 'b> {
                 Ok(())
             }
             Came::Broke(broke) => {
-                self.note_break(&broke);
+                broken(self.attempts.decision(), &mut self.answering.turn, &self.progress, &broke);
                 let node = &self.answering.turn.node;
                 // Where the node said so itself, only the replica is lost.
                 let lost = (!broke.is_the_nodes_word()).then_some(node);
@@ -95,10 +97,7 @@ impl<'a, 'b> Delivery<'a, 'b> {
                 }
             }
             Came::Joined(answering) => self.join(*answering, Outcome::Unknown),
-            Came::Unsaved(broke, unsaved) => {
-                self.note_break(&broke);
-                self.unsaved(broke, unsaved)
-            }
+            Came::Unsaved(broke, unsaved) => self.unsaved(broke, unsaved),
             Came::Silence => {
                 self.attempts.decision().add(What::Lost { why: "the stream stood still".to_owned() });
                 Err(Lost::Silent)
@@ -148,6 +147,7 @@ impl<'a, 'b> Delivery<'a, 'b> {
             () = alarm.at(Timer::now() + WATCHED_AFTER) => {}
         }
         let (began, position) = (Instant::now(), progress.completion_tokens());
+        let mut waited = WATCHED_AFTER;
         while began.elapsed() < STALL_MAX {
             let silence_max = patience.silence_max(*step);
             // A resume that failed leaves the list of nodes it tried.
@@ -156,7 +156,7 @@ impl<'a, 'b> Delivery<'a, 'b> {
                 biased;
                 advanced = &mut advanced => return came(advanced),
                 () = edge.until_down(&turn.node, attempts.is_elsewhere()) => "the node stopped answering probes",
-                () = sleep(silence_max.saturating_sub(WATCHED_AFTER)) => "it was silent for too long",
+                () = sleep(silence_max.saturating_sub(waited)) => "it was silent for too long",
             };
             decision.add(What::Suspected { position, why: suspected });
             attempts.lost(Some(&turn.node), replica.as_ref());
@@ -165,12 +165,17 @@ impl<'a, 'b> Delivery<'a, 'b> {
                 biased;
                 advanced = &mut advanced => match advanced {
                     Ok(()) => {
+                        drop(resumed);
+                        attempts.lost(Some(&turn.node), None);
                         patience.false_alarm();
                         decision.add(What::FalseAlarm);
                         edge.metrics.suspicions.with_label_values(&["false-alarm"]).inc();
                         return Came::Events;
                     }
-                    Err(broke) => (resumed.await, Some(broke)),
+                    Err(broke) => {
+                        broken(decision, turn, progress, &broke);
+                        (resumed.await, Some(broke))
+                    }
                 },
                 resumed = &mut resumed => (resumed, None),
             };
@@ -183,14 +188,16 @@ impl<'a, 'b> Delivery<'a, 'b> {
                 // Nobody else can help; the old stream still may.
                 (Err(_), None) => patience.false_alarm(),
             }
+            // Whatever raised the alarm is still so, and a resume may fail without a wait of its own.
+            let left = STALL_MAX.saturating_sub(began.elapsed());
+            waited = patience.silence_max(*step).max(RESUME_AGAIN_AFTER);
+            tokio::select! {
+                biased;
+                advanced = &mut advanced => return came(advanced),
+                () = sleep(waited.min(left)) => {}
+            }
         }
         Came::Silence
-    }
-
-    fn note_break(&self, broke: &StreamError) {
-        let position = self.progress.completion_tokens();
-        tracing::debug!(node = %self.answering.turn.node, position, %broke, "stream broke");
-        self.attempts.decision().add(What::Broke { position, why: broke.to_string() });
     }
 
     fn unsaved(&self, broke: StreamError, unsaved: Unsaved) -> Result<(), Lost> {
@@ -218,7 +225,6 @@ impl<'a, 'b> Delivery<'a, 'b> {
     }
 
     fn take_over(&mut self) -> Result<(), Lost> {
-        self.heard = Instant::now();
         let no_more = self.progress.take(self.answering.stream.take())?;
         if let Some(reason) = no_more {
             not_resumable(self.attempts, reason);
@@ -228,6 +234,14 @@ impl<'a, 'b> Delivery<'a, 'b> {
         }
         Ok(())
     }
+}
+
+/// Notes a break, and gives the turn back at once: those who choose a node next shall know of it.
+fn broken(decision: &Decision, turn: &mut Turn<'_>, progress: &Progress, broke: &StreamError) {
+    let position = progress.completion_tokens();
+    tracing::debug!(node = %turn.node, position, %broke, "stream broke");
+    decision.add(What::Broke { position, why: broke.to_string() });
+    turn.give_back(Outcome::Failed);
 }
 
 /// What it was kept for cannot happen any more.
@@ -258,5 +272,7 @@ impl Lost {
 const STALL_MAX: Duration = Duration::from_secs(30);
 /// After the last token, usage and `[DONE]` come with it or not at all.
 const FINISH_MAX: Duration = Duration::from_millis(250);
+/// Between two resumes of one stream of which the first was refused, at least.
+const RESUME_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// From this silence on a stream listens for news of its node as well.
 const WATCHED_AFTER: Duration = Duration::from_millis(250);
