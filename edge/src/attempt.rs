@@ -216,6 +216,18 @@ impl<'a> Attempt<'a> {
                 retry_after: seconds.map(Duration::from_secs),
             }));
         }
+        if status == 429 {
+            // Not the agent's word but that of the engine, or of something before it: no room, and no fault of the
+            // client's.
+            let wait = (sent.header("retry-after"), sent.header("retry-after-ms"));
+            return Err(Failed::Node(NodeFailed {
+                reason: format!("{region} has no room, by {status}"),
+                stage: Stage::NoHead,
+                replica,
+                outcome: Outcome::Unknown,
+                retry_after: plain_stream::retry_after(wait.0, wait.1),
+            }));
+        }
         if (400..500).contains(&status) && self.from.is_some() {
             // It took the request before. An older node does not know how to resume, and others may.
             return Err(failed(format!("{region} does not resume, by {status}"), Outcome::Unknown, replica));

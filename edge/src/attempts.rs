@@ -32,7 +32,7 @@ pub(crate) struct Attempts<'a> {
     body: Bytes,
     /// Until then some attempt must have brought a first event.
     deadline: Instant,
-    /// Those that this round went to; the last is where the answer is.
+    /// Those that this round went to, in order.
     nodes: Vec<NodeKey>,
     /// Of all rounds.
     count: u32,
@@ -106,7 +106,7 @@ impl<'a> Attempts<'a> {
         self.count
     }
 
-    /// The node of the current attempt.
+    /// The node of the latest attempt. Where it was a hedge, the answer may come from the one before.
     pub(crate) fn node(&self) -> Option<&NodeKey> {
         self.nodes.last()
     }

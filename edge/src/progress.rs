@@ -19,8 +19,10 @@ pub(crate) struct Progress {
     /// What another node would need to go on.
     kept: Result<Kept, NotResumable>,
     form: Form,
-    /// The chunk with the `finish_reason`: from there on the rest can be made here.
+    /// The chunk with the first `finish_reason`.
     finish: Option<Vec<u8>>,
+    /// Whether that is the end of the last answer by proof, and the rest can be made here.
+    finishes_alone: bool,
     has_usage: bool,
     is_complete: bool,
     joins: Joins,
@@ -93,6 +95,7 @@ impl Progress {
             kept,
             form: Form::Events(Vec::new()),
             finish: None,
+            finishes_alone: false,
             has_usage: false,
             is_complete: false,
             joins: Joins::default(),
@@ -114,6 +117,12 @@ impl Progress {
     pub(crate) fn json(endpoint: Endpoint, start: StreamPosition, prompt_tokens: u64) -> Self {
         let form = Form::Json(Vec::new());
         Self { form, ..Self::streamed(endpoint, false, start, prompt_tokens, Err(NotResumable::Plain)) }
+    }
+
+    /// Of one answer whose events prove that none is missing. The end of one of several says nothing of the others,
+    /// and servers without an agent may give a reason before they are done.
+    pub(crate) fn finishing_alone(self, finishes_alone: bool) -> Self {
+        Self { finishes_alone, ..self }
     }
 
     /// Takes over what a stream brought. Why it may not be resumed any more comes back once.
@@ -195,9 +204,9 @@ impl Progress {
         self.is_complete = true;
     }
 
-    /// The last token is here.
+    /// The last token is here, and no engine is needed for what is missing.
     pub(crate) fn has_finished(&self) -> bool {
-        self.finish.is_some()
+        self.finishes_alone && self.finish.is_some()
     }
 
     /// Nothing will follow.

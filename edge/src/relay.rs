@@ -25,6 +25,8 @@ pub(crate) async fn relay(
             record.kept_alive();
         }
         let answering = begun??;
+        // Another than the last if that was a hedge which lost.
+        record.attempted(attempts.count(), Some(&answering.turn.node));
         record.first_token(answering.prompt_tokens);
         if attempts.asked().stream {
             return relay_events(client, attempts, keep_alive, answering, record).await;
@@ -56,8 +58,9 @@ async fn relay_events<'a>(
         let ended = if is_complete { Ended::Complete } else { Ended::ClientGone };
         record.delivered(progress.delivered(), ended);
         if is_complete {
+            let node = delivery.node().clone();
             delivery.served().await;
-            record.attempted(attempts.count(), attempts.node());
+            record.attempted(attempts.count(), Some(&node));
             return Ok(());
         }
         keep_alive.sent();
@@ -65,8 +68,9 @@ async fn relay_events<'a>(
         if let Err(lost) = advanced {
             record.delivered(delivery.progress().delivered(), Ended::Broken);
             let events = delivery.progress().take_events();
+            let node = delivery.node().clone();
             delivery.failed();
-            record.attempted(attempts.count(), attempts.node());
+            record.attempted(attempts.count(), Some(&node));
             return end_broken(client, events, &lost, record).await;
         }
     }
@@ -103,8 +107,9 @@ async fn relay_whole<'a>(
             return Ok(Err(lost));
         }
     }
+    let node = delivery.node().clone();
     let progress = delivery.served().await;
-    record.attempted(attempts.count(), attempts.node());
+    record.attempted(attempts.count(), Some(&node));
     let delivered = progress.delivered();
     let json = match progress.into_whole() {
         Ok(json) => json,

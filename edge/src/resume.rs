@@ -16,6 +16,7 @@ use policy::Outcome;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 use tokio::time::{Instant as Timer, sleep};
+use types::NodeKey;
 
 pub(crate) struct Delivery<'a, 'b> {
     attempts: &'b mut Attempts<'a>,
@@ -61,6 +62,7 @@ impl<'a, 'b> Delivery<'a, 'b> {
             false if !is_proven => Progress::json(asked.endpoint, start, prompt_tokens),
             false => Progress::whole(asked.endpoint, start, prompt_tokens, kept),
         };
+        let progress = progress.finishing_alone(is_proven && asked.answers <= 1);
         let (patience, heard) = (Patience::default(), Instant::now());
         let mut delivery = Self { attempts, answering, progress, patience, heard, alarm: Alarm::default() };
         delivery.take_over()?;
@@ -69,6 +71,11 @@ impl<'a, 'b> Delivery<'a, 'b> {
 
     pub(crate) fn progress(&mut self) -> &mut Progress {
         &mut self.progress
+    }
+
+    /// Where the answer comes from.
+    pub(crate) fn node(&self) -> &NodeKey {
+        &self.answering.turn.node
     }
 
     /// Waits for more of the answer, from whatever stream it comes.

@@ -177,7 +177,7 @@ impl Batch {
     }
 
     fn add(&mut self, data: &[u8]) {
-        if self.finish_at.is_none() && memmem::find(data, FINISHES).is_some() {
+        if self.finish_at.is_none() && finishes(data) {
             self.finish_at = Some(self.events.len());
         }
         sse::write_event(&mut self.events, None, data);
@@ -194,6 +194,12 @@ impl Kind {
     }
 }
 
+/// Whether a chunk has a reason to finish, which an empty one is not.
+fn finishes(data: &[u8]) -> bool {
+    memmem::find_iter(data, FINISHES)
+        .any(|at| data.get(at + FINISHES.len()).is_some_and(|first| *first != b'"'))
+}
+
 /// Of tokens that were counted and have no names; nothing can go on from there.
 fn counted_position(counted: &Counted) -> StreamPosition {
     StreamPosition::at(counted.completion_tokens(), PrefixHash::of_prompt(&[]))
@@ -207,3 +213,22 @@ fn load_of_comment(comment: &[u8]) -> Option<LoadFrame> {
 const JSON_BYTES_MAX: usize = 64 << 20;
 /// A reason that is not null. Inside of a JSON string the quotes would be escaped.
 const FINISHES: &[u8] = b"\"finish_reason\":\"";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_reason_finishes_nothing() {
+        assert!(finishes(br#"{"choices":[{"finish_reason":"stop"}]}"#));
+        assert!(finishes(br#"{"choices":[{"finish_reason":""},{"finish_reason":"length"}]}"#));
+        for open in [
+            r#"{"finish_reason":""}"#,
+            r#"{"finish_reason":null}"#,
+            r#"{"finish_reason":"#,
+            "\"finish_reason\":\"",
+        ] {
+            assert!(!finishes(open.as_bytes()), "{open}");
+        }
+    }
+}

@@ -4,6 +4,7 @@ use crate::world::SOON;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -13,6 +14,8 @@ use types::intent::{self, NodeKind, OpenAiServer, Resource};
 #[derive(Debug, Clone)]
 pub struct Reply {
     bytes: Vec<u8>,
+    /// Written so long after them.
+    rest: Option<(Duration, Vec<u8>)>,
     then: Then,
 }
 
@@ -105,14 +108,14 @@ impl Server {
 
 impl Reply {
     pub fn raw(bytes: impl Into<Vec<u8>>) -> Self {
-        Self { bytes: bytes.into(), then: Then::Close }
+        Self { bytes: bytes.into(), rest: None, then: Then::Close }
     }
 
     /// A whole answer, with its length.
     pub fn json(status: u16, headers: &str, body: &str) -> Self {
         let length = body.len();
         let head = format!("HTTP/1.1 {status} X\r\n{headers}content-length: {length}\r\n\r\n{body}");
-        Self { bytes: head.into(), then: Then::Keep }
+        Self { bytes: head.into(), rest: None, then: Then::Keep }
     }
 
     /// A chunked stream of these events, each in two chunks, and its end.
@@ -134,7 +137,13 @@ impl Reply {
                 bytes.extend_from_slice(format!("{:X}\r\n{part}\r\n", part.len()).as_bytes());
             }
         }
-        Self { bytes, then: Then::Close }
+        Self { bytes, rest: None, then: Then::Close }
+    }
+
+    /// Goes on with the events of another stream.
+    pub fn then_write(self, after: Duration, events: Self) -> Self {
+        let head = events.bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+        Self { rest: Some((after, events.bytes[head..].to_vec())), then: events.then, ..self }
     }
 
     pub fn then_close(self) -> Self {
@@ -169,6 +178,10 @@ async fn serve(stage: Arc<Stage>, mut stream: TcpStream, connection: usize) -> O
         let reply = stage.replies.lock().unwrap().pop_front();
         let reply = reply.unwrap_or_else(|| Reply::events(&[OPENING, ONE, TWO, DONE]));
         stream.write_all(&reply.bytes).await.ok()?;
+        if let Some((after, rest)) = reply.rest {
+            tokio::time::sleep(after).await;
+            stream.write_all(&rest).await.ok()?;
+        }
         match reply.then {
             Then::Keep => {}
             Then::Close => return None,

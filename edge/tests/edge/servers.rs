@@ -1,8 +1,9 @@
 //! Servers without an agent: what reaches them, and what their faults cost the client.
 
 use crate::intent::node;
+use crate::node::Act;
 use crate::server::{DONE, ONE, OPENING, Reply, Server, TWO, USAGE};
-use crate::world::{Scene, World, body};
+use crate::world::{SOON, Scene, World, body};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use types::intent::Kind;
@@ -134,6 +135,24 @@ async fn a_stream_that_breaks_later_ends_with_an_error() {
     assert!(!got.body.contains("[DONE]") && world.far.seen().is_empty(), "{}", got.body);
 }
 
+/// A reason to finish may be one of several, and usage may take its time; only `[DONE]` is the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_but_done_is_the_end_of_a_servers_stream() {
+    let (world, server) = world().await;
+    server.will([Reply::unended(&[ONE, TWO]).then_close_on_cue()]);
+    let broken = crate::world::got(world.begin("anyone", STREAM).await, || server.go_on()).await;
+    assert!(broken.whole && broken.body.contains("two"), "{}", broken.body);
+    assert!(broken.body.contains(r#""code":"stream_interrupted""#), "{}", broken.body);
+    assert!(!broken.body.contains("[DONE]"), "{}", broken.body);
+
+    let rest = Reply::events(&[USAGE, DONE]);
+    server.will([Reply::unended(&[ONE, TWO]).then_write(Duration::from_millis(400), rest)]);
+    let late = world.ask(STREAM).await;
+    let events = [ONE, TWO, USAGE, DONE].map(|event| format!("data: {event}\n\n")).concat();
+    assert_eq!((late.body, late.whole), (events, true));
+    assert_eq!(tokens(&world).await.1, (2 + 7).to_string());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_of_the_request_is_passed_on() {
     let (world, server) = world().await;
@@ -190,6 +209,36 @@ async fn a_client_that_leaves_closes_the_servers_connection() {
         drop(begun);
         server.until_left().await;
     }
+}
+
+/// The agent died, and what is left cannot resume: the edge waits, and waits for its client too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_no_server_can_resume_can_still_be_left() {
+    let server = Server::start().await;
+    let scene = Scene::set().await;
+    let mut resources = scene.resources();
+    let far = node("eu-west", &scene.far);
+    resources.retain(|resource| *resource != far);
+    resources.push(server.resource("eu-west/vllm", 8));
+    scene.store(&resources);
+    let world = scene.start(None).await;
+    world.near.until_probed().await;
+    server.until_probed().await;
+    world.near.will([Act::HangAfter(1)]);
+    let left = world.near.left();
+    let stuck = world.begin("anyone", STREAM).await;
+    world.near.answer_no_probes();
+    // Until the edge has found out, and well past the first doubts about the stream.
+    let down = async {
+        while !world.ask(STREAM).await.body.contains("two\"},") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(2 * SOON, down).await.expect("found out soon");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    drop(stuck);
+    tokio::time::timeout(SOON, left).await.expect("the client's leaving was noticed").unwrap();
+    assert!(server.seen().iter().all(|seen| !seen.head.contains("resume")));
 }
 
 /// Operators name it, and its model needs neither a version nor a deployment.
