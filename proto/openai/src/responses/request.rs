@@ -45,7 +45,8 @@ impl ResponsesRequest {
         if let Some(instructions) = &wire.instructions {
             messages.push(ChatMessage::of("system", ChatContent::Text(instructions.as_ref().into())));
         }
-        add_input(&mut messages, input)?;
+        let contents = contents(input)?;
+        add_input(&mut messages, input, &contents)?;
         let text: Option<Text<'_>> = wire.text.map(|text| parse_within(text, "text")).transpose()?;
         let (format, verbosity) = text.map_or((None, None), |text| (text.format, text.verbosity));
         let reasoning: Option<Reasoning<'_>> =
@@ -91,7 +92,7 @@ struct Wire<'a> {
     temperature: Option<f64>,
     top_p: Option<f64>,
     top_logprobs: Option<u64>,
-    include: Option<Vec<Cow<'a, str>>>,
+    include: Option<List<Cow<'a, str>>>,
     parallel_tool_calls: Option<bool>,
     #[serde(borrow)]
     tools: Option<&'a RawValue>,
@@ -161,7 +162,8 @@ impl<'a> Wire<'a> {
     }
 
     fn wants_logprobs(&self) -> bool {
-        let included = self.include.iter().flatten().any(|name| name == "message.output_text.logprobs");
+        let included =
+            self.include.iter().flat_map(|list| &list.0).any(|name| name == "message.output_text.logprobs");
         included || self.top_logprobs.is_some_and(|count| count > 0)
     }
 
@@ -246,19 +248,44 @@ impl<'de: 'a, 'a, T: Deserialize<'de>> Deserialize<'de> for TextOr<'a, T> {
                 Ok(TextOr::Text(Cow::Owned(text.to_owned())))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-                let mut all = Vec::new();
-                while let Some(one) = list.next_element()? {
-                    if all.len() == LIST_MAX {
-                        return Err(de::Error::invalid_length(LIST_MAX + 1, &"a shorter list"));
-                    }
-                    all.push(one);
-                }
-                Ok(TextOr::List(all))
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+                all_of(list).map(TextOr::List)
             }
         }
         from.deserialize_any(Either(PhantomData))
     }
+}
+
+/// No longer than [`LIST_MAX`].
+struct List<T>(Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Seq<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Seq<T> {
+            type Value = List<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+                all_of(list).map(List)
+            }
+        }
+        from.deserialize_seq(Seq(PhantomData))
+    }
+}
+
+fn all_of<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(mut list: A) -> Result<Vec<T>, A::Error> {
+    let mut all = Vec::new();
+    while let Some(one) = list.next_element()? {
+        if all.len() == LIST_MAX {
+            return Err(de::Error::invalid_length(LIST_MAX + 1, &"a shorter list"));
+        }
+        all.push(one);
+    }
+    Ok(all)
 }
 
 /// One turn, of whatever kind. Flat, because serde loses the name of a wrong field in tagged enums.
@@ -268,13 +295,14 @@ struct Item<'a> {
     #[serde(rename = "type")]
     kind: Option<Cow<'a, str>>,
     role: Option<Cow<'a, str>>,
+    /// Read one by one, so that there is a bound for all of them; likewise [`Self::output`].
     #[serde(borrow)]
-    content: Option<TextOr<'a, Part<'a>>>,
+    content: Option<&'a RawValue>,
     call_id: Option<Cow<'a, str>>,
     name: Option<Cow<'a, str>>,
     arguments: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    output: Option<TextOr<'a, Part<'a>>>,
+    output: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -290,9 +318,33 @@ struct Part<'a> {
     input_audio: Option<&'a RawValue>,
 }
 
+/// What each item holds, if it is one that holds anything.
+type Contents<'a> = Vec<Option<TextOr<'a, Part<'a>>>>;
+
+fn contents<'a>(input: &TextOr<'a, Item<'a>>) -> Result<Contents<'a>, BadRequest> {
+    let TextOr::List(items) = input else { return Ok(Vec::new()) };
+    let mut parts = 0;
+    let read = |(at, item): (usize, &Item<'a>)| {
+        let (name, held) = match item.kind.as_deref().unwrap_or("message") {
+            "message" => ("content", item.content),
+            "function_call_output" => ("output", item.output),
+            _ => return Ok(None),
+        };
+        let Some(held) = held else { return Ok(None) };
+        let held: TextOr<'a, Part<'a>> = parse_within(held, &format!("input[{at}].{name}"))?;
+        parts += if let TextOr::List(held) = &held { held.len() } else { 0 };
+        if parts > PARTS_MAX {
+            return Err(BadRequest::OutOfRange { param: "input", expected: "of fewer parts" });
+        }
+        Ok(Some(held))
+    };
+    items.iter().enumerate().map(read).collect()
+}
+
 fn add_input<'a>(
     messages: &mut Vec<ChatMessage<'a>>,
     input: &'a TextOr<'a, Item<'a>>,
+    contents: &'a [Option<TextOr<'a, Part<'a>>>],
 ) -> Result<(), BadRequest> {
     let items = match input {
         TextOr::Text(text) => {
@@ -304,14 +356,14 @@ fn add_input<'a>(
     if items.is_empty() {
         return Err(BadRequest::OutOfRange { param: "input", expected: "at least one item" });
     }
-    for (at, item) in items.iter().enumerate() {
+    for (at, (item, held)) in items.iter().zip(contents).enumerate() {
         let field = |name: &str| format!("input[{at}].{name}");
         let required =
             |value: &'a Option<Cow<'a, str>>, name| value.as_deref().ok_or_else(|| missing(field(name)));
         match item.kind.as_deref().unwrap_or("message") {
             "message" => {
                 let role = required(&item.role, "role")?;
-                let content = item.content.as_ref().ok_or_else(|| missing(field("content")))?;
+                let content = held.as_ref().ok_or_else(|| missing(field("content")))?;
                 messages.push(ChatMessage::of(role, chat_content(content, &field("content"))?));
             }
             "function_call" => {
@@ -330,7 +382,7 @@ fn add_input<'a>(
                 }
             }
             "function_call_output" => {
-                let output = item.output.as_ref().ok_or_else(|| missing(field("output")))?;
+                let output = held.as_ref().ok_or_else(|| missing(field("output")))?;
                 let content = chat_content(output, &field("output"))?;
                 let tool_call_id = Some(required(&item.call_id, "call_id")?);
                 messages.push(ChatMessage { tool_call_id, ..ChatMessage::of("tool", content) });
@@ -399,7 +451,7 @@ struct Tool<'a> {
 
 fn chat_tools(tools: Option<&RawValue>) -> Result<Vec<ChatTool<'_>>, BadRequest> {
     let Some(tools) = tools else { return Ok(Vec::new()) };
-    let tools: Vec<Tool<'_>> = parse_within(tools, "tools")?;
+    let List::<Tool<'_>>(tools) = parse_within(tools, "tools")?;
     tools
         .into_iter()
         .enumerate()
@@ -477,6 +529,8 @@ fn unsupported(param: impl Into<String>, reason: &'static str) -> BadRequest {
 
 /// Longer than any conversation; each item takes much more memory than the bytes that it may consist of.
 const LIST_MAX: usize = 10_000;
+/// Of all items together; two for each of the most items that there may be.
+const PARTS_MAX: usize = 2 * LIST_MAX;
 
 /// The body of a chat.
 #[derive(Serialize)]

@@ -94,3 +94,31 @@ fn what_would_need_a_memory_is_refused_by_name() {
     let missing = ResponsesRequest::parse(br#"{"model":"m"}"#);
     assert_eq!(missing.unwrap_err().to_error().param.as_deref(), Some("input"));
 }
+
+#[test]
+fn nothing_in_a_request_is_longer_than_its_bound() {
+    let list = |one: &str, times: usize| format!("[{}]", vec![one; times].join(","));
+    let (part, tool) = (r#"{"type":"input_text","text":""}"#, r#"{"type":"function","name":"f"}"#);
+    let (call, output) =
+        (r#"{"role":"user","content":"#, r#"{"type":"function_call_output","call_id":"c","output":"#);
+    let (few, many) = (list(part, LIST_MAX), list(part, LIST_MAX + 1));
+    let ask = |fields: String| {
+        let parsed = ResponsesRequest::parse(format!(r#"{{"model":"m",{fields}}}"#).as_bytes());
+        parsed.err().map(|error| error.to_error().param.unwrap())
+    };
+    for (fields, refused) in [
+        (format!(r#""input":{}"#, list(&format!(r#"{call}"x"}}"#), LIST_MAX)), None),
+        (format!(r#""input":{}"#, list(&format!(r#"{call}"x"}}"#), LIST_MAX + 1)), Some("input")),
+        (format!(r#""input":[{call}{few}}}]"#), None),
+        (format!(r#""input":[{call}{many}}}]"#), Some("input[0].content")),
+        (format!(r#""input":[{call}{few}}},{output}{few}}}]"#), None),
+        (format!(r#""input":[{call}{few}}},{output}{few}}},{call}[{part}]}}]"#), Some("input")),
+        (format!(r#""input":"x","tools":{}"#, list(tool, LIST_MAX)), None),
+        (format!(r#""input":"x","tools":{}"#, list(tool, LIST_MAX + 1)), Some("tools")),
+        (format!(r#""input":"x","include":{}"#, list(r#""i""#, LIST_MAX)), None),
+        (format!(r#""input":"x","include":{}"#, list(r#""i""#, LIST_MAX + 1)), Some("include")),
+    ] {
+        let shown = fields.chars().take(80).collect::<String>();
+        assert_eq!(ask(fields).as_deref(), refused, "{shown}");
+    }
+}
