@@ -517,7 +517,7 @@ fn what_operators_took_away_is_not_lost_for_ever() {
     let model = Model { version: VERSION, former: None, created: UnixMs(0) };
     let gone = || {
         let mut world = world();
-        world.table.models.insert("m".parse().unwrap(), model.clone());
+        world.table.models.insert("m".parse().unwrap(), model);
         world.health.catch_up(VERSION, at(0));
         world.hear_all(frame(), at(0));
         world.hear("eu-west/n1", LoadFrame { sequence: 1, replicas: 0, ..frame() }, at(1));
