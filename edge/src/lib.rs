@@ -60,6 +60,7 @@ use network::handover::{Door, Doors, HandoverError, Offer, READY_MAX};
 use network::listen::Listener;
 use network::tls::HttpsAcceptor;
 use network::upstream::Upstreams;
+use network::workers::Workers;
 use policy::{Health, NodeHealth, RoutingTable};
 use proto::signal::NodeReport;
 use refusal::Refusal;
@@ -92,6 +93,7 @@ pub(crate) struct Edge {
     resume_buffer: Arc<ResumeBuffer>,
     decisions: DecisionLog,
     upstreams: Upstreams,
+    workers: Workers,
     metrics: Arc<Metrics>,
     /// Told to stop: still answers, but should be asked no more.
     leaving: CancellationToken,
@@ -112,6 +114,8 @@ pub enum StartError {
     Tls(#[from] network::tls::TlsError),
     #[error("cannot take over from another edge, or let one take over, at {}", path.display())]
     Handover { path: PathBuf, source: HandoverError },
+    #[error("cannot start a thread for each core")]
+    Threads(#[source] io::Error),
     #[error("cannot listen on {address}; if another process does, stop it or choose another address")]
     Listen { address: SocketAddr, source: io::Error },
 }
@@ -153,6 +157,7 @@ pub async fn run(prepared: Prepared, shutdown: CancellationToken) -> Result<(), 
     let identity = Live::new(identity);
     let metrics = Arc::new(Metrics::new());
     let drain = CancellationToken::new();
+    let (workers, threads) = Workers::start().map_err(StartError::Threads)?;
     let edge = Arc::new(Edge {
         region: config.region.clone(),
         clock: Clock::start(),
@@ -169,7 +174,9 @@ pub async fn run(prepared: Prepared, shutdown: CancellationToken) -> Result<(), 
             &Paths::in_dir(&config.identity).authority,
             identity.clone(),
             config.dial_map.clone(),
+            workers.count(),
         ),
+        workers: workers.clone(),
         metrics: metrics.clone(),
         leaving: CancellationToken::new(),
         keep_alive: config.keep_alive,
@@ -201,7 +208,7 @@ pub async fn run(prepared: Prepared, shutdown: CancellationToken) -> Result<(), 
         until_ready(&edge, &shutdown).await.map_err(unhandy)?;
     }
 
-    let listener = Listener::new(edge.clone(), metrics, drain.clone(), config.proxy_v2_from);
+    let listener = Listener::new(edge.clone(), metrics, drain.clone(), config.proxy_v2_from, workers);
     if let Some(socket) = plain {
         tokio::spawn(listener.clone().accept(socket, None));
     }
@@ -232,6 +239,7 @@ pub async fn run(prepared: Prepared, shutdown: CancellationToken) -> Result<(), 
     probes.abort();
     admin.abort();
     tasks.close();
+    let _ = tokio::time::timeout(STOP_MAX, threads.end()).await;
     // What is kept on disk is whole at every instant, so nothing is lost with a task that does not end.
     let _ = tokio::time::timeout(STOP_MAX, tasks.wait()).await;
     Ok(())

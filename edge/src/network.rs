@@ -1,7 +1,8 @@
 //! The edge's sockets: everything that knows pingora, behind four types of our own.
 //!
-//! In reading order: [`socket`] a TCP stream that pingora takes · [`listen`] accepts connections · [`slots`] bounds
-//! them · [`proxy_header`] whom a balancer speaks for · [`handover`] gives the listening sockets to a new edge ·
+//! In reading order: [`socket`] a TCP stream that pingora takes · [`listen`] accepts connections · [`workers`] carry
+//! them, one thread for each core · [`slots`] bounds them · [`proxy_header`] whom a balancer speaks for · [`handover`]
+//! gives the listening sockets to a new edge ·
 //! [`http1`] and [`http2`] find requests on a connection, [`head`] refuses what is none · [`client`] one request and its
 //! answer ·
 //! [`upstream`] one request to a node and its stream · [`plain`] and [`plain_body`] the same to a server without an
@@ -25,6 +26,7 @@ mod slots;
 mod socket;
 pub(crate) mod tls;
 pub(crate) mod upstream;
+pub(crate) mod workers;
 
 use std::time::Duration;
 

@@ -6,6 +6,7 @@ use policy::{Health, Node, NodeHealth};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use types::intent::{NodeKind, OpenAiServer};
@@ -37,16 +38,21 @@ fn follow(edge: &Arc<Edge>, probes: &mut BTreeMap<NodeKey, Probe>, nodes: &BTree
     for (key, node) in nodes {
         probes.entry(key.clone()).or_insert_with(|| Probe {
             kind: node.kind.clone(),
-            _task: AbortOnDropHandle::new(tokio::spawn(probe(edge.clone(), key.clone(), node.clone()))),
+            _task: AbortOnDropHandle::new(tokio::spawn(probe(
+                edge.clone(),
+                key.clone(),
+                Arc::new(node.clone()),
+            ))),
         });
     }
 }
 
-async fn probe(edge: Arc<Edge>, key: NodeKey, node: Node) {
+async fn probe(edge: Arc<Edge>, key: NodeKey, node: Arc<Node>) {
     let mut took = Duration::ZERO;
-    loop {
+    // Each worker has connections of its own, and no request shall be the first that dials.
+    for turn in 0.. {
         let asked = Instant::now();
-        let answered = ask(&edge, &key, &node, patience(took)).await;
+        let answered = ask(&edge, edge.workers.by_turn(turn), &key, &node, patience(took)).await;
         if answered.is_some() {
             took = asked.elapsed();
         }
@@ -66,14 +72,24 @@ fn interval(kind: &NodeKind, serves: bool, in_flight: u32) -> Duration {
 
 /// Silence counts as missed again and again, so that a node that says nothing is found out while it is still being
 /// asked. But a late answer is an answer: a long way is no reason to give up on a dial half-way.
-async fn ask(edge: &Edge, key: &NodeKey, node: &Node, patience: Duration) -> Option<Frames> {
+async fn ask(
+    edge: &Arc<Edge>,
+    on: &Handle,
+    key: &NodeKey,
+    node: &Arc<Node>,
+    patience: Duration,
+) -> Option<Frames> {
     let asked = Instant::now();
-    let answer = tokio::time::timeout(ANSWER_MAX, load(edge, node));
+    let load = {
+        let (edge, node) = (edge.clone(), node.clone());
+        AbortOnDropHandle::new(on.spawn(async move { load(&edge, &node).await }))
+    };
+    let answer = tokio::time::timeout(ANSWER_MAX, load);
     tokio::pin!(answer);
     loop {
         let answered = tokio::select! {
             biased;
-            answered = &mut answer => answered.ok().flatten(),
+            answered = &mut answer => answered.ok().and_then(Result::ok).flatten(),
             () = tokio::time::sleep(patience) => {
                 hear(edge, key, None, patience);
                 continue;

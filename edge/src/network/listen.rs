@@ -4,6 +4,7 @@ use super::client::Client;
 use super::slots::{Holder, Slot, Slots};
 use super::socket::Socket;
 use super::tls::HttpsAcceptor;
+use super::workers::Workers;
 use super::{HEAD_DEADLINE, http1, http2, proxy_header};
 use crate::metrics::Metrics;
 use bytes::BytesMut;
@@ -30,6 +31,7 @@ pub(crate) struct Listener<A> {
     /// Finish what has begun, take no further request.
     pub(crate) drain: CancellationToken,
     pub(crate) connections: TaskTracker,
+    workers: Workers,
     slots: Slots,
     /// These say who the client is, by a PROXY header. Nobody else's first bytes are taken for one.
     balancers: Vec<IpAddr>,
@@ -41,9 +43,10 @@ impl<A: Answer> Listener<A> {
         metrics: Arc<Metrics>,
         drain: CancellationToken,
         balancers: Vec<IpAddr>,
+        workers: Workers,
     ) -> Arc<Self> {
         let (connections, slots) = (TaskTracker::new(), Slots::new(metrics.connections.clone()));
-        Arc::new(Self { answerer, metrics, drain, connections, slots, balancers })
+        Arc::new(Self { answerer, metrics, drain, connections, workers, slots, balancers })
     }
 
     /// Accepts until the drain begins.
@@ -67,9 +70,12 @@ impl<A: Answer> Listener<A> {
                 self.metrics.connections_refused.inc();
                 continue;
             };
-            let (listener, tls) = (self.clone(), tls.clone());
-            self.connections.spawn(async move {
-                let mut stream = stream;
+            // It was heard of by this thread's runtime, and shall be by another.
+            let Ok(stream) = stream.into_std() else { continue };
+            let (listener, tls, seat) = (self.clone(), tls.clone(), self.workers.seat());
+            let runtime = seat.runtime().clone();
+            let connection = async move {
+                let Ok(mut stream) = TcpStream::from_std(stream) else { return };
                 let client = match is_balancer {
                     true => listener.client_behind(from, &mut stream, &mut slot).await,
                     false => Some(from),
@@ -77,8 +83,9 @@ impl<A: Answer> Listener<A> {
                 let Some(client) = client else { return };
                 // A broken connection is the client's business; there is nobody left to tell.
                 let _ = listener.serve(Socket::new(stream, client), tls).await;
-                drop(slot);
-            });
+                drop((slot, seat));
+            };
+            self.connections.spawn_on(connection, &runtime);
         }
     }
 
@@ -181,7 +188,9 @@ mod tests {
         let edge = socket.local_addr().unwrap();
         let (balancer, client) = (edge.ip(), IpAddr::from([203, 0, 113, 7]));
         let drain = CancellationToken::new();
-        let listener = Listener::new(Nobody, Arc::new(Metrics::new()), drain.clone(), vec![balancer]);
+        let (workers, _threads) = Workers::start().unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let listener = Listener::new(Nobody, metrics, drain.clone(), vec![balancer], workers);
         let accepting = tokio::spawn(listener.clone().accept(socket, None));
         let header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c\xcb\x00\x71\x07\xc0\x00\x02\x01\x12\x34\x01\xbb";
         let mut connection = TcpStream::connect(edge).await.unwrap();

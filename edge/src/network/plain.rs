@@ -6,6 +6,7 @@
 
 use super::plain_body::{BadFraming, Framing, Step};
 use super::upstream::UpstreamError;
+use super::workers;
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use policy::RoutingTable;
@@ -34,6 +35,7 @@ pub(super) struct Plain {
     authority: PathBuf,
     servers: ArcSwap<HashMap<ServerKey, Arc<Server>>>,
     tls: OnceCell<TlsConnector>,
+    workers: usize,
 }
 
 type ServerKey = (BaseUrl, Option<SecretName>);
@@ -42,7 +44,8 @@ struct Server {
     url: BaseUrl,
     /// What stands in every head.
     headers: Result<String, NoSecret>,
-    idle: Mutex<VecDeque<Idle>>,
+    /// Of each worker.
+    idle: Box<[Mutex<VecDeque<Idle>>]>,
 }
 
 struct Idle {
@@ -95,9 +98,9 @@ enum BadAnswer {
 struct NoSecret(SecretName);
 
 impl Plain {
-    pub(super) fn new(authority: &Path, dial_map: DialMap) -> Self {
+    pub(super) fn new(authority: &Path, dial_map: DialMap, workers: usize) -> Self {
         let authority = authority.to_owned();
-        Self { dial_map, authority, servers: ArcSwap::default(), tls: OnceCell::new() }
+        Self { dial_map, authority, servers: ArcSwap::default(), tls: OnceCell::new(), workers }
     }
 
     /// Keeps the connections to servers that are still in the table.
@@ -109,7 +112,7 @@ impl Plain {
         });
         let server = |key: ServerKey| {
             let known = before.get(&key).cloned();
-            (key.clone(), known.unwrap_or_else(|| Arc::new(Server::new(key))))
+            (key.clone(), known.unwrap_or_else(|| Arc::new(Server::new(key, self.workers))))
         };
         self.servers.store(Arc::new(servers.map(server).collect()));
     }
@@ -127,7 +130,7 @@ impl Plain {
         let key = key(server);
         let known = self.servers.load().get(&key).cloned();
         // A request may still hold a table that was replaced meanwhile.
-        let server = known.unwrap_or_else(|| Arc::new(Server::new(key)));
+        let server = known.unwrap_or_else(|| Arc::new(Server::new(key, self.workers)));
         let answered = async {
             if let Some(connection) = server.take_idle() {
                 match exchange(&server, connection, method, path, headers, body).await {
@@ -186,9 +189,10 @@ fn key(server: &OpenAiServer) -> ServerKey {
 }
 
 impl Server {
-    fn new((url, secret): ServerKey) -> Self {
+    fn new((url, secret): ServerKey, workers: usize) -> Self {
         let headers = fixed_headers(&url, secret, |name| std::env::var(name).ok());
-        Self { url, headers, idle: Mutex::default() }
+        let idle = std::iter::repeat_with(Mutex::default).take(workers).collect();
+        Self { url, headers, idle }
     }
 
     /// The connection used last that is still open: the others may rest and be closed.
@@ -213,7 +217,7 @@ impl Server {
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, VecDeque<Idle>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle[workers::index()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -508,7 +512,7 @@ const EARLY_ANSWER_MAX: Duration = Duration::from_secs(1);
 /// Between `[DONE]` and the end of its body.
 const REST_MAX: Duration = Duration::from_secs(1);
 const IDLE_MAX: Duration = Duration::from_secs(60);
-/// To one server. Each holds a socket and some 8 KiB.
+/// From one worker to one server. Each holds a socket and some 8 KiB.
 const IDLE_CONNECTIONS_MAX: usize = 1024;
 /// One packet more or less costs nothing; a copy of a long prompt would.
 const ONE_WRITE_BYTES_MAX: usize = 16 << 10;

@@ -2,6 +2,7 @@
 
 use super::credential::Credential;
 use super::plain::{self, Plain};
+use super::workers;
 use bytes::Bytes;
 use identity::Live;
 use openai::sse::{EventTooLong, Framer};
@@ -22,9 +23,14 @@ use types::intent::{Agent, NodeKind};
 /// Connections to all nodes, under this edge's identity.
 pub(crate) struct Upstreams {
     plain: Plain,
-    connector: Connector,
+    to_agents: Box<[ToAgents]>,
     credential: Credential,
     dial_map: DialMap,
+}
+
+/// One worker's connections to agents.
+struct ToAgents {
+    connector: Connector,
     /// By server name, of which there are as many as nodes in the routing table.
     dials: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
@@ -86,12 +92,14 @@ impl UpstreamError {
 
 impl Upstreams {
     /// The authority (PEM) must have been read before: pingora panics on a file that it cannot use.
-    pub(crate) fn new(authority: &Path, identity: Arc<Live>, dial_map: DialMap) -> Self {
-        let plain = Plain::new(authority, dial_map.clone());
+    pub(crate) fn new(authority: &Path, identity: Arc<Live>, dial_map: DialMap, workers: usize) -> Self {
+        let plain = Plain::new(authority, dial_map.clone(), workers);
         let mut options = ConnectorOptions::new(IDLE_CONNECTIONS_MAX);
         options.ca_file = Some(authority.to_string_lossy().into_owned());
-        let (connector, credential) = (Connector::new(Some(options)), Credential::new(identity));
-        Self { plain, connector, credential, dial_map, dials: Mutex::default() }
+        let of_worker =
+            || ToAgents { connector: Connector::new(Some(options.clone())), dials: Mutex::default() };
+        let to_agents = std::iter::repeat_with(of_worker).take(workers).collect();
+        Self { plain, to_agents, credential: Credential::new(identity), dial_map }
     }
 
     /// Forgets nodes that are not in the table any more.
@@ -102,8 +110,10 @@ impl Upstreams {
             NodeKind::OpenAi(_) => None,
         };
         let names: HashSet<String> = table.nodes.values().filter_map(name).collect();
-        let mut dials = self.dials.lock().expect("no holder of this lock panics");
-        dials.retain(|name, _| names.contains(name.as_str()));
+        for ToAgents { dials, .. } in &self.to_agents {
+            let mut dials = dials.lock().expect("no holder of this lock panics");
+            dials.retain(|name, _| names.contains(name.as_str()));
+        }
     }
 
     /// Sends a request and waits for the head of the answer.
@@ -129,7 +139,7 @@ impl Upstreams {
         let mut tried_again = false;
         loop {
             // On the heap: a TLS handshake is large, and hardly ever needed.
-            let (mut session, reused) = Box::pin(self.connect(&peer)).await?;
+            let (mut session, reused) = Box::pin(self.to_agents().connect(&peer)).await?;
             let head = request_head(agent, method, path, headers, body.len());
             // A node reads a body only when an engine is free, so a stalled write is no fault before the deadline.
             session.set_write_timeout(Some(head_deadline));
@@ -153,6 +163,23 @@ impl Upstreams {
         }
     }
 
+    fn to_agents(&self) -> &ToAgents {
+        &self.to_agents[workers::index()]
+    }
+
+    /// Keeps the connection of a finished exchange for the next.
+    pub(crate) async fn release(&self, upstream: Upstream) {
+        match upstream.way {
+            Way::Agent { peer, session } => {
+                let (idle, connector) = (peer.idle_timeout(), &self.to_agents().connector);
+                Box::pin(connector.release_http_session(*session, &*peer, idle)).await;
+            }
+            Way::Plain(exchange) => exchange.release(),
+        }
+    }
+}
+
+impl ToAgents {
     /// A stream on a pooled connection, or on a new one.
     async fn connect(&self, peer: &HttpPeer) -> Result<(HttpSession, bool), UpstreamError> {
         let dials = self.dials(peer);
@@ -169,17 +196,6 @@ impl Upstreams {
         let mut dials = self.dials.lock().expect("no holder of this lock panics");
         let of_node = dials.entry(peer.sni.clone());
         of_node.or_insert_with(|| Arc::new(Semaphore::new(DIALS_AT_ONCE_MAX))).clone()
-    }
-
-    /// Keeps the connection of a finished exchange for the next.
-    pub(crate) async fn release(&self, upstream: Upstream) {
-        match upstream.way {
-            Way::Agent { peer, session } => {
-                let idle = peer.idle_timeout();
-                Box::pin(self.connector.release_http_session(*session, &*peer, idle)).await;
-            }
-            Way::Plain(exchange) => exchange.release(),
-        }
     }
 }
 
