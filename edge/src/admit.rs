@@ -44,8 +44,12 @@ impl Drop for BodyBytes {
 
 /// What a client of the Responses API asks for, as the body of a chat: the one body that is the edge's own, since no
 /// engine knows the client's. From here on the client is answered by that API.
-pub(crate) fn response(client: &mut Client, body: &[u8], held: &mut BodyBytes) -> Result<Bytes, Refusal> {
-    let ResponsesRequest { chat, echo } = ResponsesRequest::parse(body)?;
+pub(crate) fn response(
+    client: &mut Client,
+    asked: ResponsesRequest,
+    held: &mut BodyBytes,
+) -> Result<Bytes, Refusal> {
+    let ResponsesRequest { chat, echo } = asked;
     if chat.len() > crate::receive::BODY_BYTES_MAX {
         return Err(Refusal::BodyTooLarge);
     }

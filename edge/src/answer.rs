@@ -19,6 +19,7 @@ use crate::settle::Record;
 use crate::tenants::Known;
 use bytes::Bytes;
 use openai::models::{Model, ModelList};
+use openai::responses::ResponsesRequest;
 use openai::{Endpoint, RequestView, opaque};
 use serde::Serialize;
 use std::cell::RefCell;
@@ -108,10 +109,11 @@ impl Edge {
         };
         let (mut body, mut held) = receive::body(client, BodyBytes::none(known.entry.clone())?).await?;
         if target == Target::Respond {
-            body = admit::response(client, &body, &mut held)?;
+            let response = receive::read(&body, ResponsesRequest::parse).await?;
+            body = admit::response(client, response, &mut held)?;
         }
         record.asked_before(retries_of(client));
-        let view = RequestView::parse(&body)?;
+        let view = receive::read(&body, RequestView::parse).await?;
         let RequestView { stream, include_usage, n: answers, .. } = view;
         let wanted = Wanted { model: &view.model, stream, include_usage, answers };
         let asked = self.admit(&known, endpoint, wanted, &body, record)?;

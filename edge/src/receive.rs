@@ -111,6 +111,22 @@ pub(crate) async fn body(client: &mut Client, mut held: BodyBytes) -> Result<(By
     Ok((body, held))
 }
 
+/// Reads a body that is all here: at once where that is short work, else beside the streams that this thread carries.
+pub(crate) async fn read<T: Send + 'static>(body: &Bytes, read: fn(&[u8]) -> T) -> T {
+    if body.len() <= READ_AT_ONCE_BYTES {
+        return read(body);
+    }
+    let body = body.clone();
+    match tokio::task::spawn_blocking(move || read(&body)).await {
+        Ok(read) => read,
+        Err(failed) => match failed.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // This thread ends, and the request with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
 fn announced_length(client: &Client) -> usize {
     let length = client.header("content-length").and_then(|length| std::str::from_utf8(length).ok());
     // A length that does not fit a number is certainly too long.
@@ -123,6 +139,8 @@ pub(crate) const BODY_BYTES_MAX: usize = 32 << 20;
 const BODY_DEADLINE: Duration = Duration::from_secs(140);
 /// An announcement alone claims no more memory than this; the rest comes with the bytes.
 const FIRST_CAPACITY: usize = 1 << 20;
+/// About half a millisecond's work.
+const READ_AT_ONCE_BYTES: usize = 256 << 10;
 /// A form's boundary is 70 at most.
 const CONTENT_TYPE_BYTES_MAX: usize = 256;
 const PATH_SHOWN_MAX: usize = 128;

@@ -58,8 +58,10 @@ enum State {
 
 impl Client {
     pub(super) fn new(mut session: ServerSession) -> Self {
-        // For an h2 stream whose window stays closed; `Socket` sees to connections that nobody reads.
-        session.set_write_timeout(Some(WRITE_STALL_MAX));
+        // For a stream whose window stays closed; `Socket` sees to connections that nobody reads, at less cost.
+        if session.is_http2() {
+            session.set_write_timeout(Some(WRITE_STALL_MAX));
+        }
         session.set_read_timeout(Some(READ_STALL_MAX));
         Self {
             session,

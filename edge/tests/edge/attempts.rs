@@ -157,10 +157,13 @@ async fn a_late_first_token_is_asked_for_again_and_the_loser_is_left() {
     world.near.will([Act::HangAfter(0)]);
     world.far.will([]);
     let left = world.near.left();
-    let began = std::time::Instant::now();
-    let got = world.ask(STREAM).await;
-    assert!(got.body.ends_with("data: [DONE]\n\n"), "{got:?}");
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    // On a busy host the near node may be the slower one for a moment, and not be asked at all.
+    while world.near.seen().is_empty() {
+        let began = std::time::Instant::now();
+        let got = world.ask(STREAM).await;
+        assert!(got.body.ends_with("data: [DONE]\n\n"), "{got:?}");
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    }
     tokio::time::timeout(SOON, left).await.expect("the late node was left").unwrap();
 
     world.near.will([Act::Later(Box::new(Act::Serve))]);

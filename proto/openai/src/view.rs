@@ -1,4 +1,4 @@
-//! What the edge reads of a request: only what routing, admission and relay need, borrowed from the body.
+//! What the edge reads of a request: only what routing, admission and relay need.
 //!
 //! The edge never edits a body, so everything it does not know passes untouched to the engine, which has the
 //! last word on the rest.
@@ -10,8 +10,8 @@ use std::borrow::Cow;
 
 /// The common part of a chat and a completions request.
 #[derive(Debug, Clone, PartialEq)]
-pub struct RequestView<'a> {
-    pub model: Cow<'a, str>,
+pub struct RequestView {
+    pub model: String,
     /// What the client wants to get; the edge always asks for a stream itself.
     pub stream: bool,
     pub include_usage: bool,
@@ -22,15 +22,15 @@ pub struct RequestView<'a> {
     pub seed: Option<i64>,
 }
 
-impl<'a> RequestView<'a> {
-    pub fn parse(body: &'a [u8]) -> Result<Self, BadRequest> {
-        let wire: Wire<'a> = parse(body)?;
+impl RequestView {
+    pub fn parse(body: &[u8]) -> Result<Self, BadRequest> {
+        let wire: Wire<'_> = parse(body)?;
         let n = wire.n.unwrap_or(1);
         if !(1..=N_MAX).contains(&n) {
             return Err(BadRequest::OutOfRange { param: "n", expected: "from 1 to 128" });
         }
         Ok(Self {
-            model: wire.model,
+            model: wire.model.into_owned(),
             stream: wire.stream.unwrap_or(false),
             include_usage: wire.stream_options.and_then(|options| options.include_usage).unwrap_or(false),
             max_tokens: wire.max_completion_tokens.or(wire.max_tokens),
@@ -72,11 +72,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_view_borrows_and_skips() {
+    fn the_view_takes_what_it_needs_and_skips_the_rest() {
         let body =
             br#"{"model":"house","messages":[{"role":"user","content":"hi"}],"stream":true,"unknown":[1]}"#;
         let view = RequestView::parse(body).unwrap();
-        assert!(matches!(view.model, Cow::Borrowed("house")));
+        assert_eq!(view.model, "house");
         assert!(view.stream && !view.include_usage);
         assert_eq!((view.n, view.max_tokens), (1, None));
     }
