@@ -72,7 +72,9 @@ impl Counted {
     /// Takes up one chunk of a stream. True if it says anything: a chunk that only opens the answer is no sign that
     /// the rest will come.
     pub(crate) fn chunk(&mut self, data: &[u8]) -> Result<bool, StreamError> {
-        let chunk: Chunk = serde_json::from_slice(data).map_err(|_| StreamError::NoChunk)?;
+        // Checked in one go: serde_json would check each string for itself.
+        let text = std::str::from_utf8(data).map_err(|_| StreamError::NoChunk)?;
+        let chunk: Chunk = serde_json::from_str(text).map_err(|_| StreamError::NoChunk)?;
         if chunk.error.0 {
             return Err(StreamError::GaveUp);
         }

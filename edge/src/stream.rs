@@ -3,8 +3,9 @@
 
 use crate::network::upstream::{Upstream, UpstreamError};
 use crate::plain_stream::Counted;
-use memchr::memmem;
+use memchr::memmem::Finder;
 use openai::sse::{self, DONE, Event};
+use std::sync::LazyLock;
 use types::header::LOAD_COMMENT;
 use types::{EventId, LoadFrame, PrefixHash, StreamBroken, StreamPosition};
 
@@ -196,13 +197,14 @@ impl Kind {
 
 /// Whether a chunk has a reason to finish, which an empty one is not.
 fn finishes(data: &[u8]) -> bool {
-    memmem::find_iter(data, FINISHES)
-        .any(|at| data.get(at + FINISHES.len()).is_some_and(|first| *first != b'"'))
+    let mut reasons = FINISHES.find_iter(data);
+    reasons.any(|at| data.get(at + FINISHES.needle().len()).is_some_and(|first| *first != b'"'))
 }
 
 /// Of tokens that were counted and have no names; nothing can go on from there.
 fn counted_position(counted: &Counted) -> StreamPosition {
-    StreamPosition::at(counted.completion_tokens(), PrefixHash::of_prompt(&[]))
+    static NO_TOKENS: LazyLock<PrefixHash> = LazyLock::new(|| PrefixHash::of_prompt(&[]));
+    StreamPosition::at(counted.completion_tokens(), *NO_TOKENS)
 }
 
 fn load_of_comment(comment: &[u8]) -> Option<LoadFrame> {
@@ -212,7 +214,7 @@ fn load_of_comment(comment: &[u8]) -> Option<LoadFrame> {
 /// A million tokens with their log probabilities; only a broken server goes on for longer.
 const JSON_BYTES_MAX: usize = 64 << 20;
 /// A reason that is not null. Inside of a JSON string the quotes would be escaped.
-const FINISHES: &[u8] = b"\"finish_reason\":\"";
+static FINISHES: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"finish_reason\":\""));
 
 #[cfg(test)]
 mod tests {

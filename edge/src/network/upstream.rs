@@ -147,6 +147,8 @@ impl Upstreams {
             let answered = tokio::time::timeout(head_deadline, exchange(&mut session, head, body.clone()));
             match answered.await {
                 Ok(Ok(())) => {
+                    // Whoever reads the answer has a time-out of its own, and this one would be set for each event.
+                    session.set_read_timeout(None);
                     let way = Way::Agent { peer: Box::new(peer), session: Box::new(session) };
                     return Ok(Upstream { way, framer: Framer::default() });
                 }

@@ -90,10 +90,12 @@ impl Framer {
     }
 }
 
-fn parse(lines: &[u8]) -> Event<'_> {
+fn parse(mut lines: &[u8]) -> Event<'_> {
     let mut event = Event::default();
-    for line in lines.split(|byte| *byte == b'\n') {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
+    while !lines.is_empty() {
+        let end = memchr::memchr(b'\n', lines).unwrap_or(lines.len());
+        let line = lines[..end].strip_suffix(b"\r").unwrap_or(&lines[..end]);
+        lines = lines.get(end + 1..).unwrap_or_default();
         let Some(colon) = memchr::memchr(b':', line) else { continue };
         let value = &line[colon + 1..];
         let value = Some(value.strip_prefix(b" ").unwrap_or(value));
