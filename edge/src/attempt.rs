@@ -45,6 +45,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) asked: &'a Asked,
     pub(crate) decision: &'a Decision,
     pub(crate) turn: Turn<'a>,
+    /// To its first event.
+    pub(crate) predicted: Duration,
     /// From 1.
     pub(crate) number: u32,
     /// Replicas that failed this request, with commas between.

@@ -42,9 +42,18 @@ pub(crate) struct Attempts<'a> {
     replicas: Vec<ReplicaId>,
     /// What further attempts of this round are for.
     purpose: Purpose,
+    /// What a node of this round computes before it has a first token: the prompt, and of an answer that goes on what
+    /// there is of it.
+    tokens: u64,
     last: Option<NodeFailed>,
     begun_anew: u32,
     expected_gap: Duration,
+}
+
+/// An answer that shall go on, as a node needs it.
+pub(crate) struct Resumed {
+    body: Bytes,
+    position: StreamPosition,
 }
 
 /// Why an answer cannot go on elsewhere.
@@ -79,6 +88,7 @@ impl<'a> Attempts<'a> {
             worked_on,
             replicas,
             purpose: Purpose::Retry,
+            tokens: asked.prompt_tokens,
             last: None,
             begun_anew,
             expected_gap: Duration::ZERO,
@@ -149,7 +159,7 @@ impl<'a> Attempts<'a> {
             return Err(self.exhausted().into());
         }
         self.deadline = Instant::now() + FIRST_TOKEN_MAX;
-        self.purpose = Purpose::Retry;
+        (self.purpose, self.tokens) = (Purpose::Retry, self.asked.prompt_tokens);
         Ok(())
     }
 
@@ -158,6 +168,14 @@ impl<'a> Attempts<'a> {
         let may = edge.budgets().take_retry(self.asked.prompt_tokens, now);
         if !may {
             edge.metrics.budget_refused.with_label_values(&["retry"]).inc();
+        }
+        may
+    }
+
+    fn may_pay_for_hedge(&self) -> bool {
+        let may = self.edge.budgets().take_hedge(self.edge.clock.now());
+        if !may {
+            self.edge.metrics.budget_refused.with_label_values(&["hedge"]).inc();
         }
         may
     }
@@ -197,7 +215,7 @@ impl<'a> Attempts<'a> {
     pub(crate) fn choose(
         &mut self,
         purpose: Purpose,
-        from: Option<(&'static str, Bytes, StreamPosition)>,
+        resumed: Option<&Resumed>,
     ) -> Result<Attempt<'a>, Refusal> {
         let (edge, asked) = (self.edge, self.asked);
         let (turn, choice) = {
@@ -224,14 +242,15 @@ impl<'a> Attempts<'a> {
             predicted: choice.predicted.into(),
         });
         let tried = self.replicas.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let (path, body, from) = match from {
-            Some((path, body, position)) => (path, body, Some(position)),
+        let (path, body, from) = match resumed {
+            Some(resumed) => (header::RESUME_PATH, resumed.body.clone(), Some(resumed.position)),
             None => (asked.endpoint.path(), self.body.clone(), None),
         };
         Ok(Attempt {
             asked,
             decision: self.decision,
             turn,
+            predicted: Duration::from_micros(choice.predicted.total_us()),
             number: self.count,
             tried,
             deadline: self.deadline,
@@ -247,7 +266,7 @@ impl<'a> Attempts<'a> {
             version: asked.version,
             regions: asked.regions.as_deref(),
             priority: asked.priority,
-            prompt_tokens: asked.prompt_tokens,
+            prompt_tokens: self.tokens,
             prefix: &asked.prefix,
             tried: &self.nodes,
             purpose,
@@ -256,13 +275,14 @@ impl<'a> Attempts<'a> {
 
     /// Whether another node than the last would take the request, for what this round is for.
     pub(crate) fn is_elsewhere(&self) -> impl Fn() -> bool + use<'a> {
-        let (edge, asked, tried, purpose) = (self.edge, self.asked, self.nodes.clone(), self.purpose);
+        let (edge, asked, tried) = (self.edge, self.asked, self.nodes.clone());
+        let (purpose, prompt_tokens) = (self.purpose, self.tokens);
         move || {
             let ask = Ask {
                 version: asked.version,
                 regions: asked.regions.as_deref(),
                 priority: asked.priority,
-                prompt_tokens: asked.prompt_tokens,
+                prompt_tokens,
                 prefix: &asked.prefix,
                 tried: &tried,
                 purpose,
@@ -288,19 +308,20 @@ impl<'a> Attempts<'a> {
         opened
     }
 
+    /// One attempt; and beside it a second one if the first has not begun after so long.
     async fn open_or_second(
         &mut self,
         attempt: Attempt<'a>,
         after: Duration,
-        paid_by: PaidBy,
+        paid_by: PaidBy<'_>,
     ) -> Result<Answering<'a>, Failed> {
         let mut first = pin!(attempt.open(self.is_elsewhere()));
-        tokio::select! {
+        let second = tokio::select! {
             biased;
             opened = &mut first => return opened,
-            () = tokio::time::sleep(after) => {}
-        }
-        let Some(second) = self.second(paid_by) else { return first.await };
+            second = self.second(after, paid_by) => second,
+        };
+        let Some(second) = second else { return first.await };
         let hedges = &self.edge.metrics.hedges;
         let mut second = Box::pin(second.open(self.is_elsewhere()));
         // The loser is dropped, which its node learns at once.
@@ -324,7 +345,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// When a second attempt is made beside the first, and who pays for it.
-    fn second_after(&self, attempt: &Attempt<'_>) -> (Duration, PaidBy) {
+    fn second_after(&self, attempt: &Attempt<'_>) -> (Duration, PaidBy<'static>) {
         let edge = self.edge;
         let hedge = (self.count == 1).then(|| {
             let region = &attempt.turn.node.region;
@@ -337,19 +358,22 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    fn second(&mut self, paid_by: PaidBy) -> Option<Attempt<'a>> {
-        let (edge, now) = (self.edge, self.edge.clock.now());
+    /// The attempt beside one that has not begun after so long; `None` = there is nowhere to go, or nothing to pay with.
+    async fn second(&mut self, after: Duration, paid_by: PaidBy<'_>) -> Option<Attempt<'a>> {
+        tokio::time::sleep(after).await;
         // Beside the first at the same node it would only wait in the same line.
-        let is_worth_it = Instant::now() + ATTEMPT_WORTH < self.deadline && self.is_elsewhere()();
-        let may = is_worth_it
-            && match paid_by {
-                PaidBy::Hedges => edge.budgets().take_hedge(now),
-                PaidBy::Retries => self.may_pay_for_retry(),
-            };
-        if is_worth_it && !may && paid_by == PaidBy::Hedges {
-            edge.metrics.budget_refused.with_label_values(&["hedge"]).inc();
+        if Instant::now() + ATTEMPT_WORTH > self.deadline || !self.is_elsewhere()() {
+            return None;
         }
-        may.then(|| self.choose(Purpose::Hedge, None).ok()).flatten()
+        let (purpose, resumed) = match paid_by {
+            PaidBy::Hedges => (self.may_pay_for_hedge().then_some(Purpose::Hedge)?, None),
+            PaidBy::Retries => (self.may_pay_for_retry().then_some(Purpose::Hedge)?, None),
+            PaidBy::Resumes(resumed) => {
+                self.wait_in_line().await.ok()?;
+                (Purpose::Resume, Some(resumed))
+            }
+        };
+        self.choose(purpose, resumed).ok()
     }
 
     /// What another node would need, should the answer break off.
@@ -386,8 +410,11 @@ impl<'a> Attempts<'a> {
         if progress.delivered().joins.count >= RESUMES_MAX {
             return Err(Unsaved::TooOften);
         }
+        // As the node counted them: a guess by the body's length would let padding spend the budget of all.
+        let Delivered { prompt_tokens, completion_tokens, .. } = progress.delivered();
+        self.tokens = prompt_tokens.saturating_add(completion_tokens);
         // Before anything is copied: in a storm the line is long.
-        self.wait_in_line(progress).await?;
+        self.wait_in_line().await?;
         let position = progress.position();
         let line = ResumeLine {
             path: self.asked.endpoint.path().to_owned(),
@@ -396,20 +423,24 @@ impl<'a> Attempts<'a> {
             seed: self.asked.seed,
         };
         let body = Bytes::from([&line.to_line()[..], &self.body].concat());
+        let resumed = Resumed { body, position };
         self.deadline = Instant::now() + RESUME_MAX;
         self.last = None;
-        let mut made = 0;
+        let before = self.nodes.len();
         loop {
-            let from = Some((header::RESUME_PATH, body.clone(), position));
-            let attempt = match self.choose(Purpose::Resume, from) {
+            let made = self.nodes.len() - before;
+            let attempt = match self.choose(Purpose::Resume, Some(&resumed)) {
                 Ok(attempt) => attempt,
                 Err(Refusal::NoRoute(refused)) if self.last.is_none() => {
                     return Err(Unsaved::NoRoute(refused));
                 }
                 Err(_) => return Err(self.unsaved(made)),
             };
-            made += 1;
-            match attempt.open(self.is_elsewhere()).await {
+            // The client sees the answer stand still already, and this node may hang as the last one did.
+            let late = (RESUME_LATE_TIMES * attempt.predicted).clamp(RESUME_LATE_MIN, RESUME_LATE_MAX);
+            let opened = self.open_or_second(attempt, late, PaidBy::Resumes(&resumed)).await;
+            let made = self.nodes.len() - before;
+            match opened {
                 Ok(answering) => return Ok(answering),
                 Err(Failed::Node(failed)) => drop(self.note(failed)),
                 // Not to a resume: it was not refused when it began.
@@ -421,13 +452,10 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Waits until the survivors can compute one more prompt.
-    async fn wait_in_line(&mut self, progress: &Progress) -> Result<(), Unsaved> {
-        let (edge, class) = (self.edge, self.asked.priority);
-        // As the node counted them: a guess by the body's length would let padding spend the budget of all.
-        let Delivered { prompt_tokens, completion_tokens, .. } = progress.delivered();
-        let cost = prompt_tokens.saturating_add(completion_tokens);
-        let mut place = InLine::enter(edge, class, cost).ok_or(Unsaved::Budget)?;
+    /// Waits until the survivors can compute one more such prompt.
+    async fn wait_in_line(&mut self) -> Result<(), Unsaved> {
+        let edge = self.edge;
+        let mut place = InLine::enter(edge, self.asked.priority, self.tokens).ok_or(Unsaved::Budget)?;
         let expected = place.expected();
         self.expected_gap = self.expected_gap.max(expected);
         edge.metrics.resume_expected_seconds.observe(expected.as_secs_f64());
@@ -459,10 +487,12 @@ impl<'a> Attempts<'a> {
 }
 
 /// Whose budget a second attempt beside the first is taken from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PaidBy {
+#[derive(Clone, Copy)]
+enum PaidBy<'r> {
     Hedges,
     Retries,
+    /// It goes on with this.
+    Resumes(&'r Resumed),
 }
 
 /// More would only multiply an outage's load.
@@ -480,6 +510,13 @@ const RESUMES_MAX: u32 = 8;
 const FIRST_TOKEN_MAX: Duration = Duration::from_secs(60);
 /// The client has waited once already, and sees the answer stand still.
 const RESUME_MAX: Duration = Duration::from_secs(30);
+/// A resume that takes so many times what was predicted is late. Predictions are guesses of a mean.
+const RESUME_LATE_TIMES: u32 = 2;
+/// New connections and the engine's next step have room in it; with the silence before and the second attempt's own
+/// time, the client waits for about a second.
+const RESUME_LATE_MIN: Duration = Duration::from_millis(300);
+/// However long a queue there was said to be: a sixth of what all attempts have together.
+const RESUME_LATE_MAX: Duration = Duration::from_secs(5);
 /// A client that waits for longer is better told at once.
 const EXPECTED_MAX: Duration = RESUME_MAX;
 /// A third of what all attempts have together.

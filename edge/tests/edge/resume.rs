@@ -141,6 +141,47 @@ async fn a_stream_that_hangs_is_left_once_another_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_resume_that_hangs_costs_a_moment_and_no_byte() {
+    let world = World::start().await;
+    let wanted = undisturbed(&world, WITH_USAGE).await;
+    let before_the_head = || Act::Later(Box::new(Act::Serve));
+    for (loss, resumed, limit_ms) in [
+        (Act::DieAfter(1), Act::HangAfter(0), 1000),
+        (Act::DieAfter(2), before_the_head(), 1000),
+        (Act::HangAfter(1), Act::HangAfter(0), 1700),
+        (Act::HangAfter(2), before_the_head(), 1700),
+    ] {
+        let case = format!("{loss:?}, {resumed:?}");
+        world.near.will([loss]);
+        world.far.will([resumed]);
+        let began = Instant::now();
+        let got = world.ask(WITH_USAGE).await;
+        let took = began.elapsed();
+        assert_eq!(got.body.replace(EXACT, ""), wanted, "{case}");
+        assert!(took < Duration::from_millis(limit_ms), "{case}: {took:?}");
+        assert_eq!((world.near.seen().len(), world.far.seen().len()), (2, 1), "{case}");
+        // A success in between, so that the breaker stays out of this.
+        assert_eq!(world.ask("").await.status, 200);
+    }
+    assert_eq!((resumes(&world, "exact").await, resumes(&world, "failed").await), (4, 0));
+}
+
+/// The first resume is slow and no more: it carries the answer all the same, and the one beside it is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_of_two_resumes_may_win() {
+    let world = World::start().await;
+    let wanted = undisturbed(&world, STREAM).await;
+    world.near.will([Act::EndAfter(1), Act::Later(Box::new(Act::Serve))]);
+    world.far.will([Act::HangAfter(0)]);
+    let left = world.far.left();
+    let answer = world.begin("anyone", STREAM).await;
+    world.far.until_asked().await;
+    world.near.go_on();
+    assert_eq!(got(answer, || {}).await.body.replace(EXACT, ""), wanted);
+    tokio::time::timeout(SOON, left).await.expect("the other node was left").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_was_suspected_in_vain_goes_on_itself() {
     let world = World::start().await;
     let wanted = undisturbed(&world, STREAM).await;
