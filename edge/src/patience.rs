@@ -26,18 +26,22 @@ impl Patience {
 
     /// The silence that is not waited out any more, where a step takes the node so long.
     pub(crate) fn silence_max(&self, step: Option<Duration>) -> Duration {
-        let rhythm = (SILENCES * self.longest).max(STEPS * step.unwrap_or_default());
+        let beyond = |usual: Duration, times: u32| usual + (times * usual).max(EXTRA_MIN);
+        let rhythm = beyond(self.longest, SILENCES).max(beyond(step.unwrap_or_default(), STEPS));
         let doubled = 1 << self.false_alarms.min(DOUBLINGS_MAX);
-        rhythm.clamp(SILENCE_MIN, SILENCE_MAX) * doubled
+        rhythm.min(SILENCE_MAX) * doubled
     }
 }
 
-/// Thirty steps of a fast engine; with the prompt computed anew elsewhere, the gap stays about a second.
-const SILENCE_MIN: Duration = Duration::from_millis(700);
+/// What the client waits for in vain before its rest is asked for. Thirty steps of a fast engine; with the prompt
+/// computed anew elsewhere, the extra wait stays about a second.
+const EXTRA_MIN: Duration = Duration::from_millis(700);
 /// Longer is not worth waiting for without a second iron in the fire, however slow the stream was before.
 const SILENCE_MAX: Duration = Duration::from_secs(8);
-const SILENCES: u32 = 4;
-const STEPS: u32 = 8;
+/// A stream whose silences are longer than [`EXTRA_MIN`] waits for two of them.
+const SILENCES: u32 = 1;
+/// One whose steps are longer than a quarter of a second waits for four: a step is a mean.
+const STEPS: u32 = 3;
 /// An exceptional silence is half forgotten after 34 events.
 const FORGOTTEN_PER_EVENT: f64 = 0.98;
 /// To 64 times: such a stream is as good as not watched.
@@ -55,14 +59,24 @@ mod tests {
     fn a_stream_is_judged_by_its_own_rhythm() {
         let mut steady = Patience::default();
         (0..100).for_each(|_| steady.heard_after(ms(20)));
-        assert_eq!(steady.silence_max(None), SILENCE_MIN);
-        assert_eq!(steady.silence_max(Some(ms(250))), ms(2000), "its node computes something large");
-        steady.heard_after(ms(500));
-        assert_eq!(steady.silence_max(None), ms(2000));
+        assert_eq!(steady.silence_max(None), ms(720));
+        assert_eq!(steady.silence_max(Some(ms(500))), ms(2000), "its node computes something large");
+        steady.heard_after(ms(900));
+        assert_eq!(steady.silence_max(None), ms(1800));
         (0..200).for_each(|_| steady.heard_after(ms(20)));
-        assert_eq!(steady.silence_max(None), SILENCE_MIN, "forgotten");
+        assert_eq!(steady.silence_max(None), ms(720), "forgotten");
         steady.heard_after(ms(60_000));
         assert_eq!(steady.silence_max(None), SILENCE_MAX);
+    }
+
+    /// The promise is a second more than the stream's own rhythm; the other node needs the rest of it.
+    #[test]
+    fn the_extra_wait_is_the_same_for_quick_and_for_hesitant_streams() {
+        for usual in [0, 20, 100, 175, 230, 450, 700] {
+            let mut stream = Patience::default();
+            stream.heard_after(ms(usual));
+            assert_eq!(stream.silence_max(Some(ms(usual / 4))) - ms(usual), EXTRA_MIN, "{usual} ms");
+        }
     }
 
     #[test]
@@ -71,6 +85,6 @@ mod tests {
         wrong.false_alarm();
         assert_eq!(wrong.silence_max(None), ms(1400));
         (0..100).for_each(|_| wrong.false_alarm());
-        assert_eq!(wrong.silence_max(None), SILENCE_MIN * 64);
+        assert_eq!(wrong.silence_max(None), EXTRA_MIN * 64);
     }
 }
