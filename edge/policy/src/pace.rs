@@ -5,7 +5,7 @@
 //! line at the edge, highest class first, and leave it no faster than the survivors compute prompts they have never
 //! seen. How long a client waits is then no surprise: what stands before it ÷ that rate.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use types::{Monotonic, Priority};
 
@@ -19,7 +19,8 @@ pub struct ResumePacer {
     next: u64,
     /// By place: the highest class first, then who came first.
     line: BTreeMap<Place, u64>,
-    called: BTreeSet<Place>,
+    /// With what they cost, until they ask.
+    called: BTreeMap<Place, u64>,
 }
 
 /// A place in the line. Hand it back with [`ResumePacer::leave`] when it is no longer wanted.
@@ -71,7 +72,7 @@ impl ResumePacer {
 
     pub fn turn(&mut self, ticket: &Ticket, now: Monotonic) -> Turn {
         self.call(now);
-        if self.called.remove(&ticket.place) {
+        if self.called.remove(&ticket.place).is_some() {
             return Turn::Now;
         }
         match self.line.contains_key(&ticket.place) {
@@ -81,10 +82,12 @@ impl ResumePacer {
         }
     }
 
-    /// The stream is not wanted any more, or another way was found.
+    /// The stream is not wanted any more, or another way was found. What it was called for goes to the next.
     pub fn leave(&mut self, ticket: Ticket) {
         self.line.remove(&ticket.place);
-        self.called.remove(&ticket.place);
+        if let Some(cost) = self.called.remove(&ticket.place) {
+            self.credit += cost as f64;
+        }
     }
 
     /// How long the holder of this ticket waits from now on, if nobody comes before it.
@@ -120,7 +123,7 @@ impl ResumePacer {
         while self.tokens_per_s == 0 || self.credit >= 0.0 {
             let Some((place, cost)) = self.line.pop_first() else { return };
             self.credit -= cost as f64;
-            self.called.insert(place);
+            self.called.insert(place, cost);
         }
     }
 
@@ -230,6 +233,13 @@ mod tests {
         assert_eq!(pacer.expected_gap(&third, at_ms(0)), Duration::from_secs(2));
         pacer.leave(second);
         assert_eq!(pacer.expected_gap(&third, at_ms(0)), Duration::from_secs(1));
+        // Also if nobody has told it yet that it was called.
+        let mut pacer = paced(1_000);
+        let mut ticket = || pacer.enqueue(Standard, 1_000, at_ms(0)).unwrap();
+        let (first, second) = (ticket(), ticket());
+        assert_eq!(pacer.expected_gap(&second, at_ms(0)), Duration::from_secs(1));
+        pacer.leave(first);
+        assert_eq!(pacer.turn(&second, at_ms(0)), Turn::Now);
     }
 
     #[test]
