@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn only_the_kinds_asked_for_are_told() {
         let models = interest(&[Kind::Model], None);
-        assert!(models.shows(&Resource::Model(Model { name: "m".parse().unwrap() })));
+        assert!(models.shows(&Resource::Model(Model::named("m".parse().unwrap()))));
         let region = Region { name: "us-east".parse().unwrap(), latitude_e6: 0, longitude_e6: 0 };
         assert_eq!(models.told(&put(Resource::Region(region))), None);
         assert_eq!(models.told(&put(deployment(&["us-east"]))), None);

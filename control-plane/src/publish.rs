@@ -160,7 +160,7 @@ mod tests {
             put(6, tenant("b", 1)),
             delete(8, "tenant/b"),
             put(9, tenant("a", 2)),
-            put(11, Resource::Model(Model { name: "m".parse().unwrap() })),
+            put(11, Resource::Model(Model::named("m".parse().unwrap()))),
         ];
         let tenants = interest(&[Kind::Tenant], None);
         assert_eq!(steps(&changes, &tenants), [(11, vec!["tenant/a".to_owned(), "-tenant/b".to_owned()])]);
@@ -255,7 +255,7 @@ mod tests {
         let mut resources = vec![region("us-east"), region("eu-west")];
         for number in 0..10 {
             let model: types::ModelName = format!("m{number}").parse().unwrap();
-            resources.push(Resource::Model(Model { name: model.clone() }));
+            resources.push(Resource::Model(Model::named(model.clone())));
             let source = "file:///m".to_owned();
             resources.push(Resource::Version(Version { version: version(number), model, source }));
             resources.push(deployment(number, "us-east"));

@@ -155,6 +155,7 @@ impl Edge {
         Ok(Asked {
             endpoint,
             version,
+            waits: model.waits,
             regions: known.regions().map(<[_]>::to_vec),
             priority: known.priority(),
             resume: known.resume(),

@@ -10,7 +10,7 @@ use crate::progress::Exactness;
 use crate::stream::{Kind, Stream, StreamError};
 use bytes::Bytes;
 use openai::Endpoint;
-use policy::{Choice, Held, Node, Outcome, Purpose};
+use policy::{Choice, Held, Node, Outcome, Purpose, Waits};
 use std::time::{Duration, Instant};
 use types::intent::{NodeKind, Resume};
 use types::{
@@ -22,6 +22,7 @@ use types::{
 pub(crate) struct Asked {
     pub(crate) endpoint: Endpoint,
     pub(crate) version: ModelVersion,
+    pub(crate) waits: Waits,
     pub(crate) regions: Option<Vec<RegionName>>,
     pub(crate) priority: Priority,
     pub(crate) resume: Resume,

@@ -73,7 +73,7 @@ pub(crate) enum Unsaved {
 
 impl<'a> Attempts<'a> {
     pub(crate) fn new(edge: &'a Edge, asked: &'a Asked, decision: &'a Decision, body: Bytes) -> Self {
-        let deadline = Instant::now() + FIRST_TOKEN_MAX;
+        let deadline = Instant::now() + asked.waits.first_token;
         let (nodes, replicas) = (Vec::new(), Vec::new());
         let (count, worked_on, begun_anew) = (0, 0, 0);
         edge.budgets().first_sent(asked.prompt_tokens, edge.clock.now());
@@ -158,7 +158,7 @@ impl<'a> Attempts<'a> {
         if !lost.may_begin_anew() || self.begun_anew >= ATTEMPTS_MAX || !self.may_pay_for_retry() {
             return Err(self.exhausted().into());
         }
-        self.deadline = Instant::now() + FIRST_TOKEN_MAX;
+        self.deadline = Instant::now() + self.asked.waits.first_token;
         (self.purpose, self.tokens) = (Purpose::Retry, self.asked.prompt_tokens);
         Ok(())
     }
@@ -354,7 +354,7 @@ impl<'a> Attempts<'a> {
         match hedge.flatten() {
             Some(after) => (after, PaidBy::Hedges),
             // Whatever the prompt: one that hangs in an engine must not spend the time of all attempts.
-            None => (LATE, PaidBy::Retries),
+            None => (self.asked.waits.first_token / LATE_SHARE, PaidBy::Retries),
         }
     }
 
@@ -424,7 +424,8 @@ impl<'a> Attempts<'a> {
         };
         let body = Bytes::from([&line.to_line()[..], &self.body].concat());
         let resumed = Resumed { body, position };
-        self.deadline = Instant::now() + RESUME_MAX;
+        // The client has waited once already, and sees the answer stand still.
+        self.deadline = Instant::now() + self.asked.waits.stall;
         self.last = None;
         let before = self.nodes.len();
         loop {
@@ -459,7 +460,8 @@ impl<'a> Attempts<'a> {
         let expected = place.expected();
         self.expected_gap = self.expected_gap.max(expected);
         edge.metrics.resume_expected_seconds.observe(expected.as_secs_f64());
-        if expected > EXPECTED_MAX {
+        // A client that waits for longer is better told at once.
+        if expected > self.asked.waits.stall {
             return Err(Unsaved::Budget);
         }
         if !expected.is_zero() {
@@ -506,18 +508,12 @@ const RESUME_ATTEMPTS_MAX: usize = 6;
 const REPLICAS_MAX: usize = 12;
 /// Per answer. One that breaks more often breaks its engines.
 const RESUMES_MAX: u32 = 8;
-/// For all attempts together; queueing and prefill of the longest prompt included.
-const FIRST_TOKEN_MAX: Duration = Duration::from_secs(60);
-/// The client has waited once already, and sees the answer stand still.
-const RESUME_MAX: Duration = Duration::from_secs(30);
 /// A resume that takes so many times what was predicted is late. Predictions are guesses of a mean.
 const RESUME_LATE_TIMES: u32 = 2;
 /// New connections and the engine's next step have room in it; with the silence before and the second attempt's own
 /// time, the client waits for about a second.
 const RESUME_LATE_MIN: Duration = Duration::from_millis(300);
-/// However long a queue there was said to be: a sixth of what all attempts have together.
+/// However long a queue there was said to be: a sixth of what answers usually have to stand still.
 const RESUME_LATE_MAX: Duration = Duration::from_secs(5);
-/// A client that waits for longer is better told at once.
-const EXPECTED_MAX: Duration = RESUME_MAX;
 /// A third of what all attempts have together.
-const LATE: Duration = Duration::from_secs(20);
+const LATE_SHARE: u32 = 3;

@@ -133,13 +133,14 @@ impl<'a, 'b> Delivery<'a, 'b> {
         let Self { attempts, answering, progress, patience, alarm, .. } = self;
         let Answering { turn, stream, step, replica, .. } = answering;
         let mut advanced = pin!(stream.advance());
+        let stall_max = attempts.asked().waits.stall;
         let came = |advanced: Result<(), StreamError>| match advanced {
             Ok(()) => Came::Events,
             Err(error) => Came::Broke(error),
         };
         if progress.has_finished() || progress.token_ids().is_err() {
             // Nothing but formalities is missing, or there is nothing to be done about silence.
-            let silence_max = if progress.has_finished() { FINISH_MAX } else { STALL_MAX };
+            let silence_max = if progress.has_finished() { FINISH_MAX } else { stall_max };
             return tokio::select! {
                 biased;
                 advanced = &mut advanced => came(advanced),
@@ -155,8 +156,9 @@ impl<'a, 'b> Delivery<'a, 'b> {
         }
         let (began, position) = (Instant::now(), progress.completion_tokens());
         let mut waited = WATCHED_AFTER;
-        while began.elapsed() < STALL_MAX {
-            let silence_max = patience.silence_max(*step);
+        while began.elapsed() < stall_max {
+            // However patient: another node needs the other half to go on.
+            let silence_max = patience.silence_max(*step).min(stall_max / 2);
             // A resume that failed leaves the list of nodes it tried.
             attempts.lost(Some(&turn.node), None);
             let suspected = tokio::select! {
@@ -196,7 +198,7 @@ impl<'a, 'b> Delivery<'a, 'b> {
                 (Err(_), None) => patience.false_alarm(),
             }
             // Whatever raised the alarm is still so, and a resume may fail without a wait of its own.
-            let left = STALL_MAX.saturating_sub(began.elapsed());
+            let left = stall_max.saturating_sub(began.elapsed());
             waited = patience.silence_max(*step).max(RESUME_AGAIN_AFTER);
             tokio::select! {
                 biased;
@@ -275,8 +277,6 @@ impl Lost {
     }
 }
 
-/// Far above the slowest step of a loaded engine, where there is no other place to go.
-const STALL_MAX: Duration = Duration::from_secs(30);
 /// After the last token, usage and `[DONE]` come with it or not at all.
 const FINISH_MAX: Duration = Duration::from_millis(250);
 /// Between two resumes of one stream of which the first was refused, at least.

@@ -2,8 +2,8 @@
 
 use policy::{Model, Node, Region, RoutingTable};
 use std::collections::{BTreeMap, BTreeSet};
-use types::intent::{Deployment, Drain, DrainScope, Kind, NodeKind, Resource, ResourceId, Stored};
-use types::{ModelName, ModelVersion, RegionName};
+use types::intent::{self, Deployment, Drain, DrainScope, Kind, NodeKind, Resource, ResourceId, Stored};
+use types::{ModelName, ModelVersion, RegionName, UnixMs};
 
 /// What the table is made of.
 pub(crate) const KINDS: [Kind; 7] =
@@ -26,7 +26,7 @@ pub(crate) fn of<'a>(
 struct Making<'a> {
     table: RoutingTable,
     zones: BTreeSet<ResourceId>,
-    models: BTreeMap<ResourceId, &'a Stored>,
+    models: BTreeMap<ResourceId, (&'a intent::Model, UnixMs)>,
     versions: BTreeMap<ResourceId, &'a Resource>,
     deployments: Vec<&'a Deployment>,
     drains: Vec<&'a Drain>,
@@ -44,7 +44,9 @@ impl<'a> Making<'a> {
                 self.table.nodes.insert(node.key.clone(), row);
             }
             Resource::Zone(_) => drop(self.zones.insert(stored.resource.id())),
-            Resource::Model(_) => drop(self.models.insert(stored.resource.id(), stored)),
+            Resource::Model(model) => {
+                self.models.insert(stored.resource.id(), (model, stored.created_unix_ms));
+            }
             Resource::Version(_) => drop(self.versions.insert(stored.resource.id(), &stored.resource)),
             Resource::Deployment(deployment) => self.deployments.push(deployment),
             Resource::Drain(drain) => self.drains.push(drain),
@@ -97,20 +99,21 @@ impl<'a> Making<'a> {
                 Some(_) => {}
                 None => missing(by.clone(), version),
             }
-            let Some(stored) = self.models.get(&model) else {
+            let Some((model, created)) = self.models.get(&model).copied() else {
                 missing(by, model);
                 continue;
             };
             if deployment.placements.iter().any(|placement| placement.replicas_per_node > 0) {
-                let row =
-                    Model { version: deployment.version, former: None, created: stored.created_unix_ms };
+                let (version, waits) = (deployment.version, model.into());
+                let row = Model { version, former: None, created, waits };
                 self.table.models.insert(deployment.model.clone(), row);
             }
         }
         for (key, node) in &self.table.nodes {
             let NodeKind::OpenAi(server) = &node.kind else { continue };
             for name in &server.models {
-                let Some(stored) = self.models.get(&ResourceId::Model(name.clone())) else {
+                let Some((model, created)) = self.models.get(&ResourceId::Model(name.clone())).copied()
+                else {
                     missing(ResourceId::Node(key.clone()), ResourceId::Model(name.clone()));
                     continue;
                 };
@@ -118,7 +121,8 @@ impl<'a> Making<'a> {
                 self.table.models.entry(name.clone()).or_insert_with(|| Model {
                     version: deployed.get(name).copied().unwrap_or_else(|| ModelVersion::of_servers(name)),
                     former: None,
-                    created: stored.created_unix_ms,
+                    created,
+                    waits: model.into(),
                 });
             }
         }
@@ -130,8 +134,10 @@ impl<'a> Making<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use types::intent::{self, EngineSettings, Placement, Revision, Version, Zone};
-    use types::{NodeKey, UnixMs};
+    use policy::Waits;
+    use std::time::Duration;
+    use types::NodeKey;
+    use types::intent::{EngineSettings, Placement, Revision, Version, Zone};
 
     fn region(name: &str) -> Resource {
         Resource::Region(intent::Region {
@@ -174,7 +180,12 @@ mod tests {
     }
 
     fn model(name: &str) -> Resource {
-        Resource::Model(intent::Model { name: name.parse().unwrap() })
+        Resource::Model(intent::Model::named(name.parse().unwrap()))
+    }
+
+    fn impatient(name: &str, first_token_seconds: u32) -> Resource {
+        let named = intent::Model::named(name.parse().unwrap());
+        Resource::Model(intent::Model { first_token_seconds: Some(first_token_seconds), ..named })
     }
 
     fn version_of(byte: u8, model: &str) -> Resource {
@@ -214,7 +225,7 @@ mod tests {
             deployment("nowhere", 2, 0),
             version_of(1, "placed"),
             version_of(2, "nowhere"),
-            model("placed"),
+            impatient("placed", 5),
             model("nowhere"),
             model("undeployed"),
             node("us-east/n1"),
@@ -229,7 +240,8 @@ mod tests {
         assert_eq!(drained, ["us-east/n2"]);
         assert_eq!(table.regions["eu-west"].place.latitude, 1.5);
         assert_eq!([table.regions["eu-west"].drained, table.regions["us-east"].drained], [true, false]);
-        let placed = Model { version: version(1), former: None, created: UnixMs(7_000) };
+        let waits = Waits { first_token: Duration::from_secs(5), stall: Duration::from_secs(30) };
+        let placed = Model { version: version(1), former: None, created: UnixMs(7_000), waits };
         assert_eq!(table.models.into_iter().collect::<Vec<_>>(), [("placed".parse().unwrap(), placed)]);
         assert!(table.nodes.contains_key(&"us-east/n1".parse::<NodeKey>().unwrap()));
     }

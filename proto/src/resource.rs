@@ -50,7 +50,11 @@ impl From<&Resource> for v1::Resource {
                 expires_unix_ms: key.expires_unix_ms.map(|at| at.0),
                 models: key.models.as_deref().map(names),
             }),
-            Resource::Model(model) => Wire::Model(v1::Model { name: model.name.to_string() }),
+            Resource::Model(model) => Wire::Model(v1::Model {
+                name: model.name.to_string(),
+                first_token_seconds: model.first_token_seconds,
+                stall_seconds: model.stall_seconds,
+            }),
             Resource::Version(version) => Wire::Version(v1::Version {
                 version: version.version.to_string(),
                 model: version.model.to_string(),
@@ -144,7 +148,11 @@ impl TryFrom<v1::Resource> for Resource {
                 expires_unix_ms: key.expires_unix_ms.map(UnixMs),
                 models: key.models.map(|models| parse_all("models", &models.names)).transpose()?,
             })),
-            Wire::Model(model) => Ok(Self::Model(Model { name: parse("name", &model.name)? })),
+            Wire::Model(model) => Ok(Self::Model(Model {
+                name: parse("name", &model.name)?,
+                first_token_seconds: model.first_token_seconds,
+                stall_seconds: model.stall_seconds,
+            })),
             Wire::Version(version) => Ok(Self::Version(Version {
                 version: parse("version", &version.version)?,
                 model: parse("model", &version.model)?,

@@ -81,7 +81,11 @@ fn resource() -> impl Strategy<Value = Resource> {
                     models,
                 })
             }),
-        name().prop_map(|name| Resource::Model(Model { name })),
+        (name(), any::<Option<u32>>(), any::<Option<u32>>()).prop_map(
+            |(name, first_token_seconds, stall_seconds)| {
+                Resource::Model(Model { name, first_token_seconds, stall_seconds })
+            }
+        ),
         (version(), name(), any::<String>())
             .prop_map(|(version, model, source)| { Resource::Version(Version { version, model, source }) }),
         (name(), version(), prop::collection::vec(placement, 0..3), engine).prop_map(

@@ -7,10 +7,10 @@ use crate::say::say;
 use crate::table::table;
 use crate::{moment, stdout};
 use anyhow::Context;
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-use types::intent::{Resource, ResourceId};
+use types::intent::{Model as Intent, Resource, ResourceId};
 use types::{ModelName, ModelVersion, UnixMs};
 
 #[derive(Debug, Subcommand)]
@@ -22,6 +22,8 @@ pub enum Model {
         name: ModelName,
         /// The folder with manifest.json
         dir: PathBuf,
+        #[command(flatten)]
+        waits: Waits,
         #[command(flatten)]
         at: At,
         #[command(flatten)]
@@ -44,6 +46,17 @@ pub enum Model {
     },
 }
 
+/// How long its clients wait; what is not said stays as it is.
+#[derive(Debug, Args)]
+pub struct Waits {
+    /// How long a request may wait for its first token: 1 to 600 [default: 60]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    first_token_seconds: Option<u32>,
+    /// How long an answer may stand still before it is given up: 1 to 600 [default: 30]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    stall_seconds: Option<u32>,
+}
+
 /// What `--json` prints of a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Row {
@@ -51,6 +64,8 @@ struct Row {
     /// The version that its name stands for now.
     deployed: Option<ModelVersion>,
     versions: Vec<VersionRow>,
+    first_token_seconds: u32,
+    stall_seconds: u32,
     created_unix_ms: UnixMs,
     revision: u64,
 }
@@ -74,7 +89,7 @@ struct Added {
 impl Model {
     pub fn run(self) -> anyhow::Result<()> {
         match self {
-            Self::Add { name, dir, at, output } => add(name, &dir, &at, output.json),
+            Self::Add { name, dir, waits, at, output } => add(name, &dir, &waits, &at, output.json),
             Self::List { at, output } => {
                 let rows = rows(&Cluster::open(&at)?.read(KINDS)?);
                 match output.json {
@@ -96,7 +111,7 @@ impl Model {
     }
 }
 
-fn add(name: ModelName, dir: &Path, at: &At, json: bool) -> anyhow::Result<()> {
+fn add(name: ModelName, dir: &Path, waits: &Waits, at: &At, json: bool) -> anyhow::Result<()> {
     let manifest = engine::manifest::read(dir)?;
     // An engine would refuse it, but only once it is deployed.
     manifest.verify(dir)?;
@@ -107,7 +122,7 @@ fn add(name: ModelName, dir: &Path, at: &At, json: bool) -> anyhow::Result<()> {
     let cluster = Cluster::open(at)?;
     let known = cluster.read(&["model", &format!("version/{version}")])?;
     let wanted = [
-        Resource::Model(types::intent::Model { name: name.clone() }),
+        Resource::Model(waits.over(&known, &name)),
         Resource::Version(types::intent::Version { version, model: name.clone(), source: source.clone() }),
     ];
     let differences: Vec<_> =
@@ -115,7 +130,7 @@ fn add(name: ModelName, dir: &Path, at: &At, json: bool) -> anyhow::Result<()> {
     if differences.is_empty() {
         say!("version/{version} of {name} is known already");
     } else {
-        // Not shown before: a version never changes, so nothing but an addition can come of it.
+        // Not asked before: a version never changes, and how long clients wait takes nothing from anybody.
         let shown: Vec<String> = differences.iter().map(ToString::to_string).collect();
         let changes = differences.into_iter().map(difference::Difference::into_change).collect();
         let revision = cluster.write(changes, false)?;
@@ -129,6 +144,21 @@ fn add(name: ModelName, dir: &Path, at: &At, json: bool) -> anyhow::Result<()> {
         false => stdout::print(&format!("{version}\n"))?,
     };
     Ok(())
+}
+
+impl Waits {
+    /// What was typed over what is there.
+    fn over(&self, known: &Known, name: &ModelName) -> Intent {
+        let model = match known.get(&ResourceId::Model(name.clone())).map(|stored| &stored.resource) {
+            Some(Resource::Model(kept)) => kept.clone(),
+            _ => Intent::named(name.clone()),
+        };
+        Intent {
+            first_token_seconds: self.first_token_seconds.or(model.first_token_seconds),
+            stall_seconds: self.stall_seconds.or(model.stall_seconds),
+            ..model
+        }
+    }
 }
 
 fn rows(known: &Known) -> Vec<Row> {
@@ -145,6 +175,8 @@ fn rows(known: &Known) -> Vec<Row> {
                 name: model.name.clone(),
                 deployed,
                 versions: versions(known, &model.name),
+                first_token_seconds: model.first_token_seconds.unwrap_or(Intent::FIRST_TOKEN_SECONDS),
+                stall_seconds: model.stall_seconds.unwrap_or(Intent::STALL_SECONDS),
                 created_unix_ms: stored.created_unix_ms,
                 revision: stored.revision.0,
             })
@@ -168,10 +200,12 @@ fn versions(known: &Known, model: &ModelName) -> Vec<VersionRow> {
 }
 
 fn listed(rows: &[Row]) -> String {
-    let head = ["MODEL", "VERSIONS", "DEPLOYED"];
+    let head = ["MODEL", "VERSIONS", "FIRST TOKEN", "STALL", "DEPLOYED"];
     let cells = |row: &Row| {
         let deployed = row.deployed.map_or("nowhere".to_owned(), |version| version.to_string());
-        [row.name.to_string(), row.versions.len().to_string(), deployed]
+        let waits = [row.first_token_seconds, row.stall_seconds].map(|seconds| format!("{seconds} s"));
+        let [first_token, stall] = waits;
+        [row.name.to_string(), row.versions.len().to_string(), first_token, stall, deployed]
     };
     table(head.map(str::to_owned), rows.iter().map(cells))
 }
@@ -189,3 +223,35 @@ impl Row {
 }
 
 const KINDS: &[&str] = &["model", "version", "deployment"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operator::document::Document;
+    use clap::Parser;
+    use types::intent::{Revision, Stored};
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        waits: Waits,
+    }
+
+    fn wanted(text: &str, line: &str) -> (Option<u32>, Option<u32>) {
+        let stored = |resource| Stored { resource, revision: Revision(1), created_unix_ms: UnixMs(1) };
+        let resources = Document::parse(text).unwrap().resources;
+        let known: Known = resources.into_iter().map(|(id, resource)| (id, stored(resource))).collect();
+        let line = Line::try_parse_from(format!("x {line}").split_whitespace()).unwrap();
+        let model = line.waits.over(&known, &"m".parse().unwrap());
+        (model.first_token_seconds, model.stall_seconds)
+    }
+
+    #[test]
+    fn how_long_clients_wait_stays_unless_it_is_said() {
+        let known = "[[model]]\nname = 'm'\nfirst_token_seconds = 5\n";
+        assert_eq!(wanted("", ""), (None, None));
+        assert_eq!(wanted(known, ""), (Some(5), None));
+        assert_eq!(wanted(known, "--stall-seconds 7"), (Some(5), Some(7)));
+        assert_eq!(wanted(known, "--first-token-seconds 600"), (Some(600), None));
+    }
+}

@@ -118,7 +118,7 @@ impl Seed {
                 tokens_per_minute: None,
             }),
             Resource::Key(self.key.clone()),
-            Resource::Model(Model { name: model() }),
+            Resource::Model(Model::named(model())),
             Resource::Version(self.version.clone()),
             Resource::Deployment(Deployment {
                 model: model(),

@@ -47,7 +47,7 @@ pub(crate) fn resources() -> Vec<Resource> {
             expires_unix_ms: Some(UnixMs(1_900_000_000_000)),
             models: Some(vec!["llama".parse().unwrap()]),
         }),
-        Resource::Model(Model { name: "llama".parse().unwrap() }),
+        Resource::Model(Model::named("llama".parse().unwrap())),
         Resource::Version(Version {
             version,
             model: "llama".parse().unwrap(),

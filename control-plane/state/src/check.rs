@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use types::base_url::is_host_name;
 use types::intent::{
-    Agent, Change, Deployment, Drain, EngineSettings, Expect, Fault, Key, Kind, Node, NodeKind, OpenAiServer,
-    Policy, Reason, Region, Resource, ResourceId, Stored, Tenant, Version, What, Write, is_large_loss,
+    Agent, Change, Deployment, Drain, EngineSettings, Expect, Fault, Key, Kind, Model, Node, NodeKind,
+    OpenAiServer, Policy, Reason, Region, Resource, ResourceId, Stored, Tenant, Version, What, Write,
+    is_large_loss,
 };
 
 /// Collects what is wrong.
@@ -113,7 +114,8 @@ fn fields(faults: &mut Faults, resource: &Resource) {
         Resource::Version(version) => version_fields(faults, &subject, version),
         Resource::Deployment(deployment) => deployment_fields(faults, &subject, deployment),
         Resource::Drain(drain) => drain_fields(faults, &subject, drain),
-        Resource::Zone(_) | Resource::Model(_) => {}
+        Resource::Model(model) => model_fields(faults, &subject, model),
+        Resource::Zone(_) => {}
     }
 }
 
@@ -211,6 +213,15 @@ fn version_fields(faults: &mut Faults, subject: &str, version: &Version) {
     if !is_file {
         let text = "must be file:// and an absolute path".to_owned();
         faults.add(subject, "source", Reason::Malformed { text });
+    }
+}
+
+fn model_fields(faults: &mut Faults, subject: &str, model: &Model) {
+    let Model { name: _, first_token_seconds, stall_seconds } = model;
+    for (field, seconds) in [("first_token_seconds", first_token_seconds), ("stall_seconds", stall_seconds)] {
+        if let Some(seconds) = seconds {
+            faults.range(subject, field, (*seconds).into(), 1, TIME_OUT_SECONDS_MAX);
+        }
     }
 }
 
@@ -380,3 +391,5 @@ const SLOTS_MAX: u64 = 4_096;
 const THREADS_MAX: u64 = 1_024;
 const STEP_TIME_MS_MAX: u64 = 60_000;
 const KV_TOKENS_MAX: u64 = 1 << 40;
+/// Ten minutes: clients and what stands between them and an edge do not wait for longer.
+const TIME_OUT_SECONDS_MAX: u64 = 600;

@@ -226,7 +226,7 @@ pub fn tenant(name: &str, limit: u64) -> Resource {
 }
 
 pub fn model(name: &str) -> Resource {
-    Resource::Model(Model { name: name.parse().unwrap() })
+    Resource::Model(Model::named(name.parse().unwrap()))
 }
 
 pub fn digest(number: u32) -> ModelVersion {

@@ -47,5 +47,5 @@ pub use node::{NodeHealth, Standing};
 pub use pace::{LineFull, ResumePacer, Ticket, Turn};
 pub use route::route;
 pub use signals::Readiness;
-pub use table::{BadTable, Model, Node, Region, RoutingTable};
+pub use table::{BadTable, Model, Node, Region, RoutingTable, Waits};
 pub use version::version;

@@ -3,8 +3,9 @@
 //! It is replaced as a whole and never edited, so that one decision sees one world.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 use types::base_url::is_host_name;
-use types::intent::NodeKind;
+use types::intent::{self, NodeKind};
 use types::{ModelName, ModelVersion, NodeKey, Place, RegionName, UnixMs, ZoneName};
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -39,6 +40,37 @@ pub struct Model {
     pub former: Option<ModelVersion>,
     /// When operators first named it.
     pub created: UnixMs,
+    pub waits: Waits,
+}
+
+/// How long clients of a model wait before they are told that it is in vain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waits {
+    /// For the first token, by all attempts together.
+    pub first_token: Duration,
+    /// For the next, while the answer stands still.
+    pub stall: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        Self {
+            first_token: seconds(intent::Model::FIRST_TOKEN_SECONDS),
+            stall: seconds(intent::Model::STALL_SECONDS),
+        }
+    }
+}
+
+impl From<&intent::Model> for Waits {
+    fn from(model: &intent::Model) -> Self {
+        let said = |seconds: Option<u32>| seconds.map(|seconds| Duration::from_secs(seconds.into()));
+        let Self { first_token, stall } = Self::default();
+        Self {
+            first_token: said(model.first_token_seconds).unwrap_or(first_token),
+            stall: said(model.stall_seconds).unwrap_or(stall),
+        }
+    }
 }
 
 /// A table that contradicts itself.

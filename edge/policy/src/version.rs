@@ -44,7 +44,7 @@ impl RoutingTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::{Node, Region};
+    use crate::table::{Node, Region, Waits};
     use std::collections::BTreeMap;
     use std::time::Duration;
     use types::intent::Agent;
@@ -71,7 +71,8 @@ mod tests {
             };
             table.nodes.insert(NodeKey { region, node: "n1".parse().unwrap() }, node);
         }
-        let model = Model { version: digest(version), former: None, created: UnixMs(0) };
+        let model =
+            Model { version: digest(version), former: None, created: UnixMs(0), waits: Waits::default() };
         table.models = BTreeMap::from([("m".parse().unwrap(), model)]);
         table
     }

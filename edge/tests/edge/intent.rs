@@ -106,7 +106,7 @@ fn model(name: &str) -> [Resource; 3] {
     let version = format!("{}{digit}", &VERSION[..VERSION.len() - 1]).parse().unwrap();
     let place = |region: &str| Placement { region: region.parse().unwrap(), replicas_per_node: 1 };
     [
-        Resource::Model(intent::Model { name: model.clone() }),
+        Resource::Model(intent::Model::named(model.clone())),
         Resource::Version(Version { version, model: model.clone(), source: "file:///models".to_owned() }),
         Resource::Deployment(Deployment {
             model,

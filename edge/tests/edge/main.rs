@@ -26,4 +26,5 @@ mod resume;
 mod server;
 mod servers;
 mod takeover;
+mod waits;
 mod world;

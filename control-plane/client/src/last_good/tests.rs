@@ -15,7 +15,7 @@ fn interest(dir: &TempDir) -> Interest {
 
 fn picture(revision: u64) -> Picture {
     let stored = Stored {
-        resource: Resource::Model(Model { name: "small".parse().unwrap() }),
+        resource: Resource::Model(Model::named("small".parse().unwrap())),
         revision: Revision(revision),
         created_unix_ms: UnixMs(1),
     };

@@ -274,7 +274,7 @@ pub fn position(revision: u64) -> Position {
 
 pub fn model(name: &str) -> Stored {
     Stored {
-        resource: Resource::Model(Model { name: name.parse().unwrap() }),
+        resource: Resource::Model(Model::named(name.parse().unwrap())),
         revision: Revision(1),
         created_unix_ms: UnixMs(1),
     }

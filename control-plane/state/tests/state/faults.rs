@@ -6,8 +6,8 @@ use crate::world::{
 };
 use state::check::CHANGES_MAX;
 use types::intent::{
-    Agent, Deployment, Drain, Expect, Key, Node, NodeKind, OpenAiServer, Policy, Region, Resource, Tenant,
-    Version,
+    Agent, Deployment, Drain, Expect, Key, Model, Node, NodeKind, OpenAiServer, Policy, Region, Resource,
+    Tenant, Version,
 };
 
 macro_rules! with {
@@ -75,6 +75,10 @@ fn every_bad_field_is_named() {
         (with!(Version, version(2, "house"), source = "http://x".to_owned()), &["source"]),
         (with!(Version, version(2, "house"), source = format!("file:///{long}")), &["source"]),
         (with!(Version, version(1, "house"), source = "file:///elsewhere".to_owned()), &["source"]),
+        (with!(Model, model("house"), first_token_seconds = Some(0)), &["first_token_seconds"]),
+        (with!(Model, model("house"), first_token_seconds = Some(601)), &["first_token_seconds"]),
+        (with!(Model, model("house"), stall_seconds = Some(0)), &["stall_seconds"]),
+        (with!(Model, model("house"), stall_seconds = Some(u32::MAX)), &["stall_seconds"]),
         (deployment("house", 2), &["version"]),
         (with!(Deployment, deployment("house", 1), placements = placements(1)), &["placements[1]"]),
         (

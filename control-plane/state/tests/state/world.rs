@@ -134,7 +134,7 @@ pub fn key(number: u8, tenant: &str) -> Resource {
 }
 
 pub fn model(name: &str) -> Resource {
-    Resource::Model(Model { name: name.parse().unwrap() })
+    Resource::Model(Model::named(name.parse().unwrap()))
 }
 
 pub fn version(number: u8, model: &str) -> Resource {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::breaker::Outcome;
 use crate::explain::explain;
-use crate::table::{Model, Node, Region};
+use crate::table::{Model, Node, Region, Waits};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use types::intent::{Agent, NodeKind, OpenAiServer};
@@ -419,7 +419,7 @@ fn what_operators_took_away_is_not_lost_for_ever() {
     let lost = |world: &World, now| {
         world.health.index.pools(VERSION).iter().any(|pool| pool.is_lost_or_recovering(now))
     };
-    let model = Model { version: VERSION, former: None, created: UnixMs(0) };
+    let model = Model { version: VERSION, former: None, created: UnixMs(0), waits: Waits::default() };
     let gone = || {
         let mut world = world();
         world.table.models.insert("m".parse().unwrap(), model);
@@ -598,7 +598,7 @@ proptest! {
         world.health.catch_up(VERSION, now);
         let kept: Vec<_> = world.health.index.pools(VERSION).iter().map(|pool| pool.sums).collect();
         world.follow();
-        let model = Model { version: VERSION, former: None, created: UnixMs(0) };
+        let model = Model { version: VERSION, former: None, created: UnixMs(0), waits: Waits::default() };
         world.table.models.insert("m".parse().unwrap(), model);
         world.follow();
         world.health.catch_up(VERSION, now);

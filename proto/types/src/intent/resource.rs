@@ -247,6 +247,15 @@ pub struct Key {
 #[serde(deny_unknown_fields)]
 pub struct Model {
     pub name: ModelName,
+    /// How long a request may wait for its first token, whatever attempts are made; absent =
+    /// [`Self::FIRST_TOKEN_SECONDS`]. For operators of models whose prompts take longer, or whose clients would rather
+    /// be told soon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_token_seconds: Option<u32>,
+    /// How long an answer may stand still before it is given up; its rest is asked for elsewhere long before. Absent =
+    /// [`Self::STALL_SECONDS`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stall_seconds: Option<u32>,
 }
 
 /// One immutable version of a model.
@@ -342,6 +351,17 @@ impl Region {
 
     pub fn place(&self) -> Place {
         Place { latitude: f64::from(self.latitude_e6) / 1e6, longitude: f64::from(self.longitude_e6) / 1e6 }
+    }
+}
+
+impl Model {
+    /// Queueing and prefill of the longest prompt included.
+    pub const FIRST_TOKEN_SECONDS: u32 = 60;
+    /// Far above the slowest step of a loaded engine, where there is no other place to go.
+    pub const STALL_SECONDS: u32 = 30;
+
+    pub fn named(name: ModelName) -> Self {
+        Self { name, first_token_seconds: None, stall_seconds: None }
     }
 }
 

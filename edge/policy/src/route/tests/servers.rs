@@ -17,7 +17,7 @@ fn a_server_without_an_agent_gets_what_it_serves_and_no_more_than_its_slots() {
     let europe = [region("eu-west")];
     let in_europe = Ask { regions: Some(&europe), ..ask() };
     assert_eq!(world.route(in_europe, 0, 0), Err(NoRoute::NotReady), "not one of its models");
-    let model = Model { version: VERSION, former: None, created: UnixMs(0) };
+    let model = Model { version: VERSION, former: None, created: UnixMs(0), waits: Waits::default() };
     world.table.models.insert("m".parse().unwrap(), model);
     world.follow();
     assert!(world.route(in_europe, 0, 0).is_ok());
@@ -38,7 +38,7 @@ fn a_server_without_an_agent_gets_what_it_serves_and_no_more_than_its_slots() {
 /// us-east has only servers without agents, of two slots each; eu-west has one agent.
 fn world_of_servers() -> World {
     let mut world = World::of(table(&["us-east/n1", "us-east/n2", "eu-west/n1"]));
-    let model = Model { version: VERSION, former: None, created: UnixMs(0) };
+    let model = Model { version: VERSION, former: None, created: UnixMs(0), waits: Waits::default() };
     world.table.models.insert("m".parse().unwrap(), model);
     for node in ["us-east/n1", "us-east/n2"] {
         let server = OpenAiServer {
