@@ -406,7 +406,7 @@ impl<'a> Attempts<'a> {
 
     /// Asks other replicas to go on with an answer, until one has.
     pub(crate) async fn resume(&mut self, progress: &Progress) -> Result<Answering<'a>, Unsaved> {
-        let token_ids = progress.token_ids().map_err(Unsaved::NotResumable)?;
+        let kept = progress.kept().map_err(Unsaved::NotResumable)?;
         if progress.delivered().joins.count >= RESUMES_MAX {
             return Err(Unsaved::TooOften);
         }
@@ -418,7 +418,7 @@ impl<'a> Attempts<'a> {
         let position = progress.position();
         let line = ResumeLine {
             path: self.asked.endpoint.path().to_owned(),
-            token_ids: token_ids.to_vec(),
+            token_ids: kept.token_ids(),
             hash: position.hash(),
             seed: self.asked.seed,
         };

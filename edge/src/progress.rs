@@ -222,8 +222,8 @@ impl Progress {
         self.position.position()
     }
 
-    pub(crate) fn token_ids(&self) -> Result<&[u32], NotResumable> {
-        self.kept.as_ref().map(Kept::token_ids).map_err(|reason| *reason)
+    pub(crate) fn kept(&self) -> Result<&Kept, NotResumable> {
+        self.kept.as_ref().map_err(|reason| *reason)
     }
 
     pub(crate) fn delivered(&self) -> Delivered {

@@ -138,7 +138,7 @@ impl<'a, 'b> Delivery<'a, 'b> {
             Ok(()) => Came::Events,
             Err(error) => Came::Broke(error),
         };
-        if progress.has_finished() || progress.token_ids().is_err() {
+        if progress.has_finished() || progress.kept().is_err() {
             // Nothing but formalities is missing, or there is nothing to be done about silence.
             let silence_max = if progress.has_finished() { FINISH_MAX } else { stall_max };
             return tokio::select! {
