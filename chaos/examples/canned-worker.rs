@@ -151,7 +151,7 @@ impl Worker {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for number in 1..=self.events {
             ticks.tick().await;
-            let id = is_annotated.then(|| position.release((0..self.tokens).collect()));
+            let id = is_annotated.then(|| position.release((0..self.tokens).map(token_id).collect()));
             let finish = if number == self.events { "\"stop\"" } else { "null" };
             let data = format!(
                 r#"{{"id":"chatcmpl-0123456789abcdef0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"stub","choices":[{{"index":0,"delta":{{"content":" word"}},"logprobs":null,"finish_reason":{finish}}}]}}"#
@@ -160,6 +160,12 @@ impl Worker {
         }
         client.write_all(format!("{}0\r\n\r\n", chunk(None, "[DONE]")).as_bytes()).await
     }
+}
+
+/// As in texts, where the id of a token mostly is the larger the rarer it is: as many below 358 as above.
+fn token_id(number: u32) -> u32 {
+    let (vocabulary, golden_ratio) = (128_000_f64, 0.618_033_988_75);
+    vocabulary.powf((f64::from(number) * golden_ratio).fract()) as u32
 }
 
 fn chunk(id: Option<EventId>, data: &str) -> String {
