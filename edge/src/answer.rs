@@ -113,6 +113,7 @@ impl Edge {
             body = admit::response(client, response, &mut held)?;
         }
         record.asked_before(retries_of(client));
+        client.forget_headers();
         let view = receive::read(&body, RequestView::parse).await?;
         let RequestView { stream, include_usage, n: answers, .. } = view;
         let wanted = Wanted { model: &view.model, stream, include_usage, answers };

@@ -8,7 +8,7 @@ use openai::ErrorObject;
 use openai::sse::write_event;
 use pingora_core::ErrorType;
 use pingora_core::protocols::http::ServerSession;
-use pingora_http::ResponseHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -108,6 +108,16 @@ impl Client {
     pub(crate) fn names_its_host(&self) -> bool {
         let head = self.session.req_header();
         head.version != http::Version::HTTP_11 || head.headers.contains_key("host")
+    }
+
+    /// Lets go of the request's headers, which a stream would hold for minutes after they were read.
+    pub(crate) fn forget_headers(&mut self) {
+        let head = self.session.req_header_mut();
+        let stripped = RequestHeader::build_no_case(head.method.clone(), head.raw_path(), Some(0));
+        if let Ok(mut stripped) = stripped {
+            stripped.set_version(head.version);
+            *head = stripped;
+        }
     }
 
     /// Whether the head of an answer is out, and its status with it.

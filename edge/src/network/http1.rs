@@ -3,13 +3,14 @@
 use super::client::{Client, refuse_unreadable};
 use super::head::{self, BadHead};
 use super::listen::{Answer, Listener};
+use super::socket::read_some;
 use super::{HEAD_BYTES_MAX, HEAD_DEADLINE, IDLE_MAX};
 use bytes::BytesMut;
 use openai::ErrorObject;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout};
 
 /// Serves the connection to its end. `ahead` was read already.
@@ -83,16 +84,14 @@ async fn await_first_byte<A: Answer>(
     stream: &mut Stream,
     ahead: &mut BytesMut,
 ) -> Option<()> {
-    // Without room of our own, each read would bring 64 bytes.
-    ahead.reserve(READ_BYTES);
     let read = tokio::select! {
         biased;
-        read = timeout(IDLE_MAX, stream.read_buf(ahead)) => Some(read),
+        read = timeout(IDLE_MAX, read_some(stream, ahead)) => Some(read),
         () = listener.drain.cancelled() => None,
     };
     let read = match read {
         Some(read) => read,
-        None => timeout(DRAIN_GRACE, stream.read_buf(ahead)).await,
+        None => timeout(DRAIN_GRACE, read_some(stream, ahead)).await,
     };
     (read.ok()?.ok()? > 0).then_some(())
 }
@@ -117,8 +116,7 @@ async fn gather_head(stream: &mut Stream, ahead: &mut BytesMut) -> Result<(), He
             return Err(HeadError::TooLarge);
         }
         scanned = ahead.len();
-        ahead.reserve(READ_BYTES);
-        match stream.read_buf(ahead).await {
+        match read_some(stream, ahead).await {
             Ok(0) | Err(_) => return Err(HeadError::Gone),
             Ok(_) => {}
         }
@@ -137,9 +135,9 @@ async fn refuse<T>(mut stream: Stream, status: &str, message: &str, code: &str) 
     let _ = AsyncWriteExt::shutdown(&mut stream).await;
     // What is still sent would be answered by a reset, over which the client may never see why it was refused.
     let swallow = async {
-        let mut ignored = BytesMut::with_capacity(READ_BYTES);
+        let mut ignored = BytesMut::new();
         let mut left = REFUSED_BYTES_MAX;
-        while let Ok(1..) = stream.read_buf(&mut ignored).await {
+        while let Ok(1..) = read_some(&mut stream, &mut ignored).await {
             let Some(rest) = left.checked_sub(ignored.len()) else { return };
             left = rest;
             ignored.clear();
@@ -164,7 +162,6 @@ async fn linger(mut session: ServerSession) {
 }
 
 const TOO_LARGE: &str = "431 Request Header Fields Too Large";
-const READ_BYTES: usize = 4096;
 const PARSE_MAX: Duration = Duration::from_millis(500);
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 /// The answer is on its way for no longer.

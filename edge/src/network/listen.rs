@@ -2,7 +2,7 @@
 
 use super::client::Client;
 use super::slots::{Holder, Slot, Slots};
-use super::socket::Socket;
+use super::socket::{Socket, read_some};
 use super::tls::HttpsAcceptor;
 use super::workers::Workers;
 use super::{HEAD_DEADLINE, http1, http2, proxy_header};
@@ -14,7 +14,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -116,7 +115,7 @@ impl<A: Answer> Listener<A> {
     async fn serve(self: &Arc<Self>, socket: Socket, tls: Option<HttpsAcceptor>) -> Option<()> {
         let Some(tls) = tls else {
             let mut socket = socket;
-            let mut ahead = BytesMut::with_capacity(READ_AHEAD_BYTES);
+            let mut ahead = BytesMut::new();
             let speaks_h2 = tokio::time::timeout(HEAD_DEADLINE, is_h2_preface(&mut socket, &mut ahead));
             if speaks_h2.await.ok()?? {
                 socket.put_back(ahead);
@@ -155,7 +154,7 @@ impl<A: Answer> Listener<A> {
 async fn is_h2_preface(socket: &mut Socket, ahead: &mut BytesMut) -> Option<bool> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     loop {
-        if socket.read_buf(ahead).await.ok()? == 0 {
+        if read_some(socket, ahead).await.ok()? == 0 {
             return None;
         }
         let seen = ahead.len().min(PREFACE.len());
@@ -169,7 +168,6 @@ async fn is_h2_preface(socket: &mut Socket, ahead: &mut BytesMut) -> Option<bool
 }
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-const READ_AHEAD_BYTES: usize = 4096;
 
 #[cfg(test)]
 mod tests {

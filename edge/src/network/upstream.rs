@@ -329,7 +329,7 @@ fn request_head(
     headers: &[(&'static str, &str)],
     length: usize,
 ) -> RequestHeader {
-    let mut head = RequestHeader::build(method, path.as_bytes(), Some(headers.len() + 3))
+    let mut head = RequestHeader::build_no_case(method, path.as_bytes(), Some(headers.len() + 3))
         .expect("our own method and path");
     head.insert_header("host", &agent.server_name).expect("checked when the table was read");
     if length > 0 {
