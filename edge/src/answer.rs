@@ -104,8 +104,10 @@ impl Edge {
             Target::PassOn(path) => {
                 return Box::pin(self.pass_on(client, &known, path, &decision, record)).await;
             }
-            Target::ListModels => return self.list_models(client, &known, record).await,
-            Target::ShowModel(model) => return self.show_model(client, &known, record, model).await,
+            Target::ListModels => return Box::pin(self.list_models(client, &known, record)).await,
+            Target::ShowModel(model) => {
+                return Box::pin(self.show_model(client, &known, record, model)).await;
+            }
         };
         let (mut body, mut held) = receive::body(client, BodyBytes::none(known.entry.clone())?).await?;
         if target == Target::Respond {

@@ -121,13 +121,14 @@ impl<'a> Attempts<'a> {
         self.nodes.last()
     }
 
-    /// The next answer that begins.
-    pub(crate) async fn begin(&mut self) -> Result<Answering<'a>, Stop> {
+    /// The next answer that begins. It stays on the heap: by value, each future that it is handed through would hold
+    /// room for it.
+    pub(crate) async fn begin(&mut self) -> Result<Box<Answering<'a>>, Stop> {
         loop {
             let purpose = if self.nodes.is_empty() { Purpose::First } else { Purpose::Retry };
             let attempt = self.choose(purpose, None).map_err(|refused| self.refuse(refused))?;
             match self.open_or_hedge(attempt).await {
-                Ok(answering) => return Ok(answering),
+                Ok(answering) => return Ok(Box::new(answering)),
                 Err(Failed::Request { status, body }) => {
                     return Err(Stop::Engine { status, body: body.into() });
                 }
@@ -405,7 +406,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Asks other replicas to go on with an answer, until one has.
-    pub(crate) async fn resume(&mut self, progress: &Progress) -> Result<Answering<'a>, Unsaved> {
+    pub(crate) async fn resume(&mut self, progress: &Progress) -> Result<Box<Answering<'a>>, Unsaved> {
         let kept = progress.kept().map_err(Unsaved::NotResumable)?;
         if progress.delivered().joins.count >= RESUMES_MAX {
             return Err(Unsaved::TooOften);
@@ -442,7 +443,7 @@ impl<'a> Attempts<'a> {
             let opened = self.open_or_second(attempt, late, PaidBy::Resumes(&resumed)).await;
             let made = self.nodes.len() - before;
             match opened {
-                Ok(answering) => return Ok(answering),
+                Ok(answering) => return Ok(Box::new(answering)),
                 Err(Failed::Node(failed)) => drop(self.note(failed)),
                 // Not to a resume: it was not refused when it began.
                 Err(Failed::Request { .. }) => return Err(self.unsaved(made)),

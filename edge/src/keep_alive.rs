@@ -49,11 +49,17 @@ impl KeepAlive {
                 ClientGone = client.gone() => return Err(ClientGone),
                 () = self.due() => {}
             }
-            // Out of the choice, in which it could be cut in half.
-            client.begin_events(&self.request_id).await?;
-            client.write(Bytes::from_static(COMMENT), false).await?;
-            self.sent();
+            // Out of the choice, in which it could be cut in half. On the heap, since it is rare.
+            Box::pin(self.show(client)).await?;
         }
+    }
+
+    /// Shows the client that there is somebody.
+    async fn show(&mut self, client: &mut Client) -> Result<(), ClientGone> {
+        client.begin_events(&self.request_id).await?;
+        client.write(Bytes::from_static(COMMENT), false).await?;
+        self.sent();
+        Ok(())
     }
 
     async fn due(&mut self) {

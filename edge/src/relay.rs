@@ -32,7 +32,8 @@ pub(crate) async fn relay(
             return relay_events(client, attempts, keep_alive, answering, record).await;
         }
         // Nothing has reached the client yet, so a whole answer that cannot go on is begun anew.
-        match relay_whole(client, attempts, &mut keep_alive, answering, record).await? {
+        // On the heap, so that streams need not hold room for it.
+        match Box::pin(relay_whole(client, attempts, &mut keep_alive, answering, record)).await? {
             Ok(()) => return Ok(()),
             Err(lost) => attempts.begin_anew(&lost)?,
         }
@@ -43,7 +44,7 @@ async fn relay_events<'a>(
     client: &mut Client,
     attempts: &mut Attempts<'a>,
     mut keep_alive: KeepAlive,
-    answering: Answering<'a>,
+    answering: Box<Answering<'a>>,
     record: &mut Record<'_>,
 ) -> Result<(), Stop> {
     client.begin_events(record.request_id()).await?;
@@ -59,7 +60,7 @@ async fn relay_events<'a>(
         record.delivered(progress.delivered(), ended);
         if is_complete {
             let node = delivery.node().clone();
-            delivery.served().await;
+            Box::pin(delivery.served()).await;
             record.attempted(attempts.count(), Some(&node));
             return Ok(());
         }
@@ -93,7 +94,7 @@ async fn relay_whole<'a>(
     client: &mut Client,
     attempts: &mut Attempts<'a>,
     keep_alive: &mut KeepAlive,
-    answering: Answering<'a>,
+    answering: Box<Answering<'a>>,
     record: &mut Record<'_>,
 ) -> Result<Result<(), Lost>, ClientGone> {
     let mut delivery = match Delivery::begin(attempts, answering) {

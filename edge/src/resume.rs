@@ -20,7 +20,7 @@ use types::NodeKey;
 
 pub(crate) struct Delivery<'a, 'b> {
     attempts: &'b mut Attempts<'a>,
-    answering: Answering<'a>,
+    answering: Box<Answering<'a>>,
     progress: Progress,
     patience: Patience,
     /// When the client had all there was, and the wait for more began.
@@ -49,14 +49,14 @@ enum Came<'a> {
 }
 
 impl<'a, 'b> Delivery<'a, 'b> {
-    pub(crate) fn begin(attempts: &'b mut Attempts<'a>, answering: Answering<'a>) -> Result<Self, Lost> {
+    pub(crate) fn begin(attempts: &'b mut Attempts<'a>, answering: Box<Answering<'a>>) -> Result<Self, Lost> {
         let asked = attempts.asked();
         let is_proven = matches!(answering.stream.kind(), Kind::Proven(_));
         let kept = if is_proven { attempts.keep() } else { Err(NotResumable::Plain) };
         if let Err(reason) = &kept {
             not_resumable(attempts, *reason);
         }
-        let Answering { start, prompt_tokens, .. } = answering;
+        let Answering { start, prompt_tokens, .. } = *answering;
         let progress = match asked.stream {
             true => Progress::streamed(asked.endpoint, asked.include_usage, start, prompt_tokens, kept),
             false if !is_proven => Progress::json(asked.endpoint, start, prompt_tokens),
@@ -103,7 +103,7 @@ impl<'a, 'b> Delivery<'a, 'b> {
                     Err(unsaved) => self.unsaved(broke, unsaved),
                 }
             }
-            Came::Joined(answering) => self.join(*answering, Outcome::Unknown),
+            Came::Joined(answering) => self.join(answering, Outcome::Unknown),
             Came::Unsaved(broke, unsaved) => self.unsaved(broke, unsaved),
             Came::Silence => {
                 self.attempts.decision().add(What::Lost { why: "the stream stood still".to_owned() });
@@ -114,7 +114,7 @@ impl<'a, 'b> Delivery<'a, 'b> {
 
     /// Hands back the node's turn, and what became of the answer.
     pub(crate) async fn served(self) -> Progress {
-        let Answering { turn, stream, .. } = self.answering;
+        let Answering { turn, stream, .. } = *self.answering;
         if stream.is_done() {
             let load = stream.last_load();
             turn.served(stream.into_upstream(), load).await;
@@ -131,7 +131,7 @@ impl<'a, 'b> Delivery<'a, 'b> {
 
     async fn wait(&mut self) -> Came<'a> {
         let Self { attempts, answering, progress, patience, alarm, .. } = self;
-        let Answering { turn, stream, step, replica, .. } = answering;
+        let Answering { turn, stream, step, replica, .. } = &mut **answering;
         let mut advanced = pin!(stream.advance());
         let stall_max = attempts.asked().waits.stall;
         let came = |advanced: Result<(), StreamError>| match advanced {
@@ -191,7 +191,7 @@ impl<'a, 'b> Delivery<'a, 'b> {
             match (resumed, broke) {
                 (Ok(answering), _) => {
                     edge.metrics.suspicions.with_label_values(&["left"]).inc();
-                    return Came::Joined(Box::new(answering));
+                    return Came::Joined(answering);
                 }
                 (Err(unsaved), Some(broke)) => return Came::Unsaved(broke, unsaved),
                 // Nobody else can help; the old stream still may.
@@ -217,9 +217,9 @@ impl<'a, 'b> Delivery<'a, 'b> {
         Err(Lost::Unsaved { broke, unsaved })
     }
 
-    fn join(&mut self, answering: Answering<'a>, outcome_of_last: Outcome) -> Result<(), Lost> {
+    fn join(&mut self, answering: Box<Answering<'a>>, outcome_of_last: Outcome) -> Result<(), Lost> {
         let gap = self.heard.elapsed();
-        let Answering { start, exactness, .. } = answering;
+        let Answering { start, exactness, .. } = *answering;
         let edge = self.attempts.edge();
         edge.metrics.resumes.with_label_values(&[exactness.as_str()]).inc();
         edge.metrics.resume_gap_seconds.observe(gap.as_secs_f64());

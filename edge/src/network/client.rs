@@ -28,14 +28,15 @@ pub(crate) enum BodyError {
 }
 
 pub(crate) struct Client {
-    session: ServerSession,
+    /// On the heap, or else each future that it is handed through would hold room for one more.
+    session: Box<ServerSession>,
     state: State,
     received: Pace,
     sent: Pace,
     /// Nobody knows where the body ends, nor where a next request would begin.
     lost_track: bool,
     /// Where the client speaks another API than what is written to it.
-    translation: Option<Translation>,
+    translation: Option<Box<Translation>>,
 }
 
 /// How long a client may keep the edge waiting in all: a little, and more with each byte. A time-out that begins anew
@@ -57,7 +58,7 @@ enum State {
 }
 
 impl Client {
-    pub(super) fn new(mut session: ServerSession) -> Self {
+    pub(super) fn new(mut session: Box<ServerSession>) -> Self {
         // For a stream whose window stays closed; `Socket` sees to connections that nobody reads, at less cost.
         if session.is_http2() {
             session.set_write_timeout(Some(WRITE_STALL_MAX));
@@ -73,13 +74,13 @@ impl Client {
         }
     }
 
-    pub(super) fn into_session(self) -> ServerSession {
+    pub(super) fn into_session(self) -> Box<ServerSession> {
         self.session
     }
 
     /// From here on the client gets its chat as something else.
     pub(crate) fn translate(&mut self, translation: Translation) {
-        self.translation = Some(translation);
+        self.translation = Some(Box::new(translation));
     }
 
     /// Whether the connection may carry another request.
@@ -343,7 +344,7 @@ impl Pace {
 }
 
 /// The head could not be parsed, so there is no request to answer, only a connection.
-pub(super) async fn refuse_unreadable(mut session: ServerSession) {
+pub(super) async fn refuse_unreadable(mut session: Box<ServerSession>) {
     let error = ErrorObject::new("the request is not valid HTTP", "invalid_request_error", "invalid_http");
     let body = Bytes::from(error.to_json());
     let mut head = response_head(400, &[JSON]);

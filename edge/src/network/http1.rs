@@ -49,7 +49,7 @@ async fn serve_one<A: Answer>(
             return refuse(stream, "408 Request Timeout", &message, "head_timeout").await;
         }
     }
-    let mut session = ServerSession::new_http1(stream);
+    let mut session = Box::new(ServerSession::new_http1(stream));
     session.set_pipelined_prefix(ahead);
     // Without it, bytes of a next request that come during this one count as a broken body.
     session.set_pipelining_enabled(true);
@@ -74,7 +74,8 @@ async fn serve_one<A: Answer>(
         Box::pin(linger(session)).await;
         return None;
     }
-    let (stream, rest) = session.finish().await.ok()??.into_parts();
+    // On the heap: pingora hands the session by value from one call to the next, and each would hold it here.
+    let (stream, rest) = Box::pin(session.finish()).await.ok()??.into_parts();
     Some((stream, rest.unwrap_or_default()))
 }
 
@@ -149,7 +150,7 @@ async fn refuse<T>(mut stream: Stream, status: &str, message: &str, code: &str) 
 
 /// Refused before the whole body came: half-close and swallow some of it, so that the answer is not lost to
 /// the reset which unread bytes cause. Bounded in time and bytes, since it costs the edge and helps it nothing.
-async fn linger(mut session: ServerSession) {
+async fn linger(mut session: Box<ServerSession>) {
     session.shutdown().await;
     let swallow = async {
         let mut left = LINGER_BYTES_MAX;

@@ -86,7 +86,7 @@ pub(super) async fn serve<A: Answer>(listener: &Arc<Listener<A>>, stream: Stream
 
 /// False = the answer did not come to its end.
 async fn answer<A: Answer>(listener: &Listener<A>, session: HttpSession) -> bool {
-    let mut client = Client::new(ServerSession::new_http2(session));
+    let mut client = Client::new(Box::new(ServerSession::new_http2(session)));
     let whole = listener.answer(&mut client).await;
     if whole {
         let mut session = client.into_session();

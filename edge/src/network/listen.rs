@@ -119,7 +119,7 @@ impl<A: Answer> Listener<A> {
             let speaks_h2 = tokio::time::timeout(HEAD_DEADLINE, is_h2_preface(&mut socket, &mut ahead));
             if speaks_h2.await.ok()?? {
                 socket.put_back(ahead);
-                http2::serve(self, Box::new(socket)).await;
+                Box::pin(http2::serve(self, Box::new(socket))).await;
             } else {
                 http1::serve(self, Box::new(socket), ahead).await;
             }
@@ -129,7 +129,7 @@ impl<A: Answer> Listener<A> {
         let stream = stream.await.ok()?.ok()?;
         let stream: Stream = Box::new(stream);
         if stream.selected_alpn_proto() == Some(ALPN::H2) {
-            http2::serve(self, stream).await;
+            Box::pin(http2::serve(self, stream)).await;
         } else {
             http1::serve(self, stream, BytesMut::new()).await;
         }
