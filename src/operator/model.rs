@@ -29,6 +29,14 @@ pub enum Model {
         #[command(flatten)]
         output: Output,
     },
+    /// Say how long the clients of a model that is known wait
+    Set {
+        name: ModelName,
+        #[command(flatten)]
+        waits: Waits,
+        #[command(flatten)]
+        at: At,
+    },
     /// List the models
     List {
         #[command(flatten)]
@@ -90,6 +98,7 @@ impl Model {
     pub fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Add { name, dir, waits, at, output } => add(name, &dir, &waits, &at, output.json),
+            Self::Set { name, waits, at } => set(&name, &waits, &at),
             Self::List { at, output } => {
                 let rows = rows(&Cluster::open(&at)?.read(KINDS)?);
                 match output.json {
@@ -143,6 +152,24 @@ fn add(name: ModelName, dir: &Path, waits: &Waits, at: &At, json: bool) -> anyho
         true => stdout::print_json(&Added { model: name, version, source })?,
         false => stdout::print(&format!("{version}\n"))?,
     };
+    Ok(())
+}
+
+fn set(name: &ModelName, waits: &Waits, at: &At) -> anyhow::Result<()> {
+    let cluster = Cluster::open(at)?;
+    let known = cluster.read(&["model"])?;
+    let id = ResourceId::Model(name.clone());
+    if !known.contains_key(&id) {
+        return Err(not_there(&id));
+    }
+    match difference::of_one(&known, &Resource::Model(waits.over(&known, name))) {
+        None => say!("nothing to do: {id} is so already"),
+        Some(difference) => {
+            say!("{difference}");
+            let revision = cluster.write(vec![difference.into_change()], false)?;
+            say!("set at revision {revision}");
+        }
+    }
     Ok(())
 }
 
