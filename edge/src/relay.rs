@@ -50,7 +50,7 @@ async fn relay_events<'a>(
     client.begin_events(record.request_id()).await?;
     let mut delivery = match Delivery::begin(attempts, answering) {
         Ok(delivery) => delivery,
-        Err(lost) => return end_broken(client, Vec::new(), &lost, record).await,
+        Err(lost) => return Box::pin(end_broken(client, Vec::new(), &lost, record)).await,
     };
     loop {
         let progress = delivery.progress();
@@ -72,7 +72,7 @@ async fn relay_events<'a>(
             let node = delivery.node().clone();
             delivery.failed();
             record.attempted(attempts.count(), Some(&node));
-            return end_broken(client, events, &lost, record).await;
+            return Box::pin(end_broken(client, events, &lost, record)).await;
         }
     }
 }

@@ -144,7 +144,7 @@ impl<A: Answer> Listener<A> {
         if answered.is_err() {
             self.metrics.panics.inc();
             tracing::error!("a request panicked; the others go on");
-            client.refuse_after_panic().await;
+            Box::pin(client.refuse_after_panic()).await;
         }
         client.is_reusable()
     }
