@@ -46,7 +46,7 @@ pub enum Route {
 pub enum Request {
     /// Tell what was decided for a request, and what came of it
     ///
-    /// Edges remember their latest ten thousand.
+    /// Each edge remembers its latest ten thousand, and asks the others that its configuration lists.
     Explain {
         /// The `id` of an answer, or its `x-request-id`
         id: String,
@@ -221,7 +221,12 @@ fn request_shown(page: &Value) -> String {
         Value::Null => "-".to_owned(),
         other => other.to_string(),
     };
-    let mut text = format!("request {} of {}\n", of(&page["id"]), of(&page["tenant"]));
+    let mut text = format!(
+        "request {} of {}, told by edge {}\n",
+        of(&page["id"]),
+        of(&page["tenant"]),
+        of(&page["edge"])
+    );
     if page["version"].is_string() {
         text += &format!("version {}\n", of(&page["version"]));
     }
@@ -289,7 +294,7 @@ mod tests {
     #[test]
     fn a_request_s_way_is_told_step_by_step() {
         let page = json!({
-            "id": "0f", "tenant": "acme", "version": null, "steps_left_out": 0,
+            "id": "0f", "edge": "us-east/e1", "tenant": "acme", "version": null, "steps_left_out": 0,
             "steps": [
                 {"at_us": 150, "what": "sent", "attempt": 1, "node": "us-east/n1", "purpose": "first",
                  "reason": "balanced", "predicted": {"total_us": 12_300}},

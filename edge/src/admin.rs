@@ -2,6 +2,7 @@
 
 use crate::Edge;
 use crate::intent::{self, Standings};
+use crate::other_edges::{OtherEdges, Untold};
 use crate::route_page::{self, Imagined};
 use axum::Router;
 
@@ -12,13 +13,26 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use identity::Live;
 use openai::ErrorObject;
+use serde::Deserialize;
 use std::sync::Arc;
 
 /// What is told of.
 pub(crate) struct Told {
     pub(crate) edge: Arc<Edge>,
+    /// `<region>/<name>` of this edge.
+    pub(crate) name: String,
+    pub(crate) other_edges: OtherEdges,
     pub(crate) standings: Standings,
     pub(crate) identity: Arc<Live>,
+}
+
+/// Who is to tell of a request.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Scope {
+    /// An edge asks so on behalf of whom asked it.
+    #[serde(default)]
+    only_here: bool,
 }
 
 pub(crate) fn routes(told: Told) -> Router {
@@ -46,34 +60,54 @@ async fn ready(State(told): State<Arc<Told>>) -> (StatusCode, String) {
     }
 }
 
-/// What was decided for a request, and what came of it. Only the edge that had it knows, and not for ever.
-async fn request(State(told): State<Arc<Told>>, Path(id): Path<String>) -> Response {
-    // As SDKs show it, or as the header does.
-    let id = id.rsplit_once('-').map_or(id.as_str(), |(_, id)| id);
-    let (status, json) = match id.parse().ok().and_then(|id| told.edge.decisions.explain(id)) {
-        Some(json) => (StatusCode::OK, json),
-        None => {
-            let message = "this edge does not know the request, or has forgotten it";
-            let error = ErrorObject::new(message, "invalid_request_error", "request_not_found");
-            (StatusCode::NOT_FOUND, error.to_json())
-        }
+/// What was decided for a request, and what came of it. Only the edge that had it knows, and not for ever; so the
+/// others are asked where this one knows nothing.
+async fn request(
+    State(told): State<Arc<Told>>,
+    Path(id): Path<String>,
+    scope: Result<Query<Scope>, QueryRejection>,
+) -> Response {
+    let Query(scope) = match scope {
+        Ok(scope) => scope,
+        Err(unreadable) => return refused(StatusCode::BAD_REQUEST, unreadable.body_text(), "invalid_query"),
     };
-    (status, [(header::CONTENT_TYPE, "application/json")], json).into_response()
+    let not_found = |message: &str| refused(StatusCode::NOT_FOUND, message, "request_not_found");
+    // As SDKs show it, or as the header does.
+    let Ok(id) = id.rsplit_once('-').map_or(id.as_str(), |(_, id)| id).parse() else {
+        return not_found("this is no request's id");
+    };
+    if let Some(page) = told.edge.decisions.explain(id, &told.name) {
+        return json(StatusCode::OK, page);
+    }
+    if scope.only_here {
+        return not_found("this edge does not know the request, or has forgotten it");
+    }
+    match told.other_edges.explain(id).await {
+        Ok(page) => json(StatusCode::OK, page),
+        Err(untold @ Untold::Unknown(_)) => not_found(&untold.to_string()),
+        Err(untold @ Untold::Silent(_)) => {
+            refused(StatusCode::BAD_GATEWAY, untold.to_string(), "edges_silent")
+        }
+    }
+}
+
+fn json(status: StatusCode, page: impl IntoResponse) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], page).into_response()
+}
+
+fn refused(status: StatusCode, message: impl Into<String>, code: &str) -> Response {
+    json(status, ErrorObject::new(message, "invalid_request_error", code).to_json())
 }
 
 /// Where a request would go now, and why not elsewhere.
 async fn route(State(told): State<Arc<Told>>, imagined: Result<Query<Imagined>, QueryRejection>) -> Response {
-    let (status, json) = match imagined {
+    match imagined {
         Ok(Query(imagined)) => match route_page::explained(&told.edge, &imagined) {
-            Ok(json) => (StatusCode::OK, json),
-            Err(unexplained) => (StatusCode::NOT_FOUND, unexplained.to_json()),
+            Ok(page) => json(StatusCode::OK, page),
+            Err(unexplained) => json(StatusCode::NOT_FOUND, unexplained.to_json()),
         },
-        Err(unreadable) => {
-            let error = ErrorObject::new(unreadable.body_text(), "invalid_request_error", "invalid_query");
-            (StatusCode::BAD_REQUEST, error.to_json())
-        }
-    };
-    (status, [(header::CONTENT_TYPE, "application/json")], json).into_response()
+        Err(unreadable) => refused(StatusCode::BAD_REQUEST, unreadable.body_text(), "invalid_query"),
+    }
 }
 
 async fn metrics(State(told): State<Arc<Told>>) -> String {

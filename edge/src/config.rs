@@ -48,6 +48,11 @@ pub struct File {
     /// A Unix socket over which an edge that starts takes the listening sockets over from the one that runs, which then
     /// drains. Whoever upgrades edges in place sets it; clients notice nothing then. Since 0.1.
     pub handover: Option<PathBuf>,
+    /// The admin addresses of the other edges, as they are dialled from here: each is asked what became of a request
+    /// that this edge knows nothing of. Whoever has more than one edge and asks any of them (`rhumb request explain`)
+    /// lists them; without, only the edge that had a request tells of it. Since 0.1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_edges: Vec<SocketAddr>,
     /// Addresses of nodes and members that are dialled elsewhere.
     #[serde(default, skip_serializing_if = "DialMap::is_empty")]
     pub dial_map: DialMap,
@@ -79,6 +84,7 @@ pub struct Config {
     /// In their canonical form.
     pub proxy_v2_from: Vec<IpAddr>,
     pub handover: Option<PathBuf>,
+    pub other_edges: Vec<SocketAddr>,
     pub dial_map: DialMap,
 }
 
@@ -140,6 +146,17 @@ impl TryFrom<File> for Config {
                 problems.push(format!("handover: {} is in no directory", handover.display()));
             }
         }
+        if file.other_edges.len() > OTHER_EDGES_MAX {
+            problems.push(format!("other_edges: must list at most {OTHER_EDGES_MAX} addresses"));
+        }
+        for (at, address) in file.other_edges.iter().enumerate() {
+            if *address == file.admin {
+                problems.push(format!("other_edges[{at}]: {address} is this edge's own"));
+            }
+            if file.other_edges[..at].contains(address) {
+                problems.push(format!("other_edges[{at}]: {address} is listed twice"));
+            }
+        }
         if file.data.exists() && !file.data.is_dir() {
             problems.push(format!("data: {} is not a directory", file.data.display()));
         }
@@ -169,6 +186,7 @@ impl TryFrom<File> for Config {
             keep_alive: Duration::from_secs(file.keep_alive_seconds),
             proxy_v2_from,
             handover: file.handover,
+            other_edges: file.other_edges,
             dial_map: file.dial_map,
         })
     }
@@ -207,6 +225,8 @@ const DRAIN_SECONDS_MAX: u64 = 3600;
 const MEMBERS_MAX: usize = 16;
 /// More than any edge has balancers; each is looked up for every connection.
 const BALANCERS_MAX: usize = 64;
+/// Some in each of a dozen regions; all are asked at once.
+pub(crate) const OTHER_EDGES_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -218,7 +238,7 @@ mod tests {
             r#"
             region = "us-east"
             name = "e1"
-            admin = "127.0.0.1:0"
+            admin = "127.0.0.1:1"
             identity = "/nowhere/identity"
             control_plane = []
             data = "/dev/null"
@@ -231,6 +251,8 @@ mod tests {
         .unwrap();
         file.proxy_v2_from = (0..64).map(|n| IpAddr::from([192, 0, 2, n])).collect();
         file.proxy_v2_from.push("::ffff:192.0.2.1".parse().unwrap());
+        file.other_edges = (1..=64).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect();
+        file.other_edges.push(file.other_edges[1]);
         let BadConfig(problems) = Config::try_from(file).unwrap_err();
         let fields: Vec<&str> = problems.iter().map(|line| line.split(':').next().unwrap()).collect();
         let expected = [
@@ -242,6 +264,9 @@ mod tests {
             "proxy_v2_from",
             "proxy_v2_from[64]",
             "handover",
+            "other_edges",
+            "other_edges[0]",
+            "other_edges[64]",
             "data",
             "identity",
         ];

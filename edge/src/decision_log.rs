@@ -129,10 +129,10 @@ impl DecisionLog {
         decision
     }
 
-    /// JSON of one request.
-    pub(crate) fn explain(&self, id: RequestId) -> Option<String> {
+    /// JSON of one request, as told by `edge`.
+    pub(crate) fn explain(&self, id: RequestId, edge: &str) -> Option<String> {
         let found = lock(&self.ring).iter().rev().find(|decision| decision.id == id).cloned();
-        found.map(|decision| decision.to_json())
+        found.map(|decision| decision.to_json(edge))
     }
 }
 
@@ -156,10 +156,11 @@ impl Decision {
         lock(&self.told).ended = Some(ending);
     }
 
-    fn to_json(&self) -> String {
+    fn to_json(&self, edge: &str) -> String {
         #[derive(Serialize)]
         struct Page<'a> {
             id: String,
+            edge: &'a str,
             tenant: &'a str,
             version: Option<String>,
             began_unix_ms: u64,
@@ -171,6 +172,7 @@ impl Decision {
         let told = lock(&self.told);
         let page = Page {
             id: self.id.to_string(),
+            edge,
             tenant: self.tenant.as_str(),
             version: told.version.map(|version| version.to_string()),
             began_unix_ms: self.began_unix_ms.0,
@@ -207,6 +209,8 @@ const OLDEST_AT_ONCE: usize = 2 * STEPS_OF_ONE_MAX;
 mod tests {
     use super::*;
 
+    const EDGE: &str = "us-east/e1";
+
     fn id(number: u64) -> RequestId {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&number.to_le_bytes());
@@ -223,7 +227,7 @@ mod tests {
         let decision = begin(&log, 1);
         decision.add(What::Failed { attempt: 1, why: "dead".to_owned() });
         let page = |log: &DecisionLog| -> serde_json::Value {
-            serde_json::from_str(&log.explain(id(1)).unwrap()).unwrap()
+            serde_json::from_str(&log.explain(id(1), EDGE).unwrap()).unwrap()
         };
         let running = page(&log);
         assert_eq!((running["tenant"].as_str(), &running["ended"]), (Some("acme"), &serde_json::Value::Null));
@@ -242,15 +246,15 @@ mod tests {
         });
         drop(decision);
         assert_eq!(page(&log)["ended"]["ended"], "complete");
-        assert_eq!(log.explain(id(2)), None);
+        assert_eq!(log.explain(id(2), EDGE), None);
     }
 
     #[test]
     fn the_latest_are_kept_and_no_more() {
         let log = DecisionLog::default();
         (0..=REQUESTS_MAX as u64).for_each(|number| drop(begin(&log, number)));
-        assert_eq!(log.explain(id(0)), None);
-        assert!(log.explain(id(1)).is_some() && log.explain(id(REQUESTS_MAX as u64)).is_some());
+        assert_eq!(log.explain(id(0), EDGE), None);
+        assert!(log.explain(id(1), EDGE).is_some() && log.explain(id(REQUESTS_MAX as u64), EDGE).is_some());
     }
 
     #[test]
@@ -261,7 +265,7 @@ mod tests {
             (0..STEPS_OF_ONE_MAX + 3).for_each(|_| decision.add(What::FalseAlarm));
         }
         assert!(log.steps.load(Relaxed) <= STEPS_MAX + STEPS_OF_ONE_MAX);
-        let page = log.explain(id(2 * (STEPS_MAX / STEPS_OF_ONE_MAX) as u64 - 1)).unwrap();
+        let page = log.explain(id(2 * (STEPS_MAX / STEPS_OF_ONE_MAX) as u64 - 1), EDGE).unwrap();
         assert!(page.contains(r#""steps_left_out":3"#));
         drop(log);
     }

@@ -8,7 +8,7 @@
 //! kept, or when [`patience`] ends; [`budgets`] bound what is done twice · [`settle`] keeps the record,
 //! [`decision_log`] the reasons.
 //! Beside it: [`config`] is read at start, [`intent`] keeps the [`routing_table`] and the [`tenants`] what operators
-//! want, [`probe`] watches the nodes, [`admin`] and [`metrics`] tell of it, [`refusal`] is what clients are told,
+//! want, [`probe`] watches the nodes, [`admin`] and [`metrics`] tell of it, [`other_edges`] of what they did, [`refusal`] is what clients are told,
 //! [`network`] is the sockets.
 
 mod admin;
@@ -26,6 +26,7 @@ mod intent;
 mod keep_alive;
 mod metrics;
 mod network;
+mod other_edges;
 mod pass_on;
 mod patience;
 mod plain_stream;
@@ -61,6 +62,7 @@ use network::listen::Listener;
 use network::tls::HttpsAcceptor;
 use network::upstream::Upstreams;
 use network::workers::Workers;
+use other_edges::OtherEdges;
 use policy::{Health, NodeHealth, RoutingTable};
 use proto::signal::NodeReport;
 use refusal::Refusal;
@@ -198,7 +200,13 @@ pub async fn run(prepared: Prepared, shutdown: CancellationToken) -> Result<(), 
     };
     let admin = listen(&mut doors, Door::Admin, config.admin).await?;
     let followers = intent::open(&edge, &config, &cluster)?;
-    let told = Told { edge: edge.clone(), standings: followers.standings(), identity: identity.clone() };
+    let told = Told {
+        edge: edge.clone(),
+        name: format!("{}/{}", config.region, config.name),
+        other_edges: OtherEdges::new(config.other_edges),
+        standings: followers.standings(),
+        identity: identity.clone(),
+    };
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     // Also where this edge does not get as far as its drain.
     let _stop = stop.clone().drop_guard();

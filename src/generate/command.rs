@@ -66,6 +66,9 @@ pub struct Edge {
     /// A Unix socket over which the next edge on this host takes over, for upgrades that no client notices
     #[arg(long, value_name = "FILE")]
     handover: Option<PathBuf>,
+    /// The admin address of another edge, which is asked for requests that this one knows nothing of; once for each
+    #[arg(long = "other-edge", value_name = "ADDR")]
+    other_edges: Vec<SocketAddr>,
     /// Who this edge is to agents and to the control plane
     #[arg(long, value_name = "DIR", default_value = "/etc/rhumb/edge/identity")]
     identity: PathBuf,
@@ -185,6 +188,7 @@ impl Edge {
             drain_seconds: DRAIN_SECONDS,
             proxy_v2_from: self.proxy_v2_from,
             handover: self.handover,
+            other_edges: self.other_edges,
         }
         .file();
         usable(edge::refused(file.clone()))?;

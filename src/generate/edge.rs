@@ -22,6 +22,8 @@ pub struct Edge {
     pub drain_seconds: u64,
     pub proxy_v2_from: Vec<IpAddr>,
     pub handover: Option<PathBuf>,
+    /// Admin addresses.
+    pub other_edges: Vec<SocketAddr>,
 }
 
 #[derive(Debug, Clone)]
@@ -51,6 +53,7 @@ impl Edge {
             keep_alive_seconds: KEEP_ALIVE_SECONDS,
             proxy_v2_from: self.proxy_v2_from,
             handover: self.handover,
+            other_edges: self.other_edges,
             dial_map,
         }
     }
@@ -117,5 +120,11 @@ pub const FIELDS: &[Field] = &[
          then drains: for upgrades in place, without a refused connection.",
     )
     .such_as("\"/run/rhumb/edge.sock\""),
+    Field::new(
+        "other_edges",
+        "Admin addresses of the other edges, as they are dialled from here: each is asked what became of a request\n\
+         that this edge knows nothing of, in plain HTTP, so only over a network of yours.",
+    )
+    .such_as("[\"10.1.0.5:9101\"]"),
     DIAL_MAP,
 ];

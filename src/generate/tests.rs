@@ -96,6 +96,7 @@ fn edges() -> [::edge::File; 2] {
         drain_seconds: 30,
         proxy_v2_from: Vec::new(),
         handover: None,
+        other_edges: Vec::new(),
     };
     let most = edge::Edge {
         site: site(dial_map()),
@@ -103,6 +104,7 @@ fn edges() -> [::edge::File; 2] {
         https: Some(edge::Https { listen: at("[::]:8443"), certificate: "/p".into() }),
         proxy_v2_from: vec!["10.0.0.9".parse().unwrap(), "fd00::9".parse().unwrap()],
         handover: Some("/handover".into()),
+        other_edges: vec![at("10.1.0.5:9101"), at("[fd00::5]:9101")],
         ..least.clone()
     };
     [least.file(), most.file()]
@@ -178,7 +180,7 @@ fn each_field_that_is_off_can_be_switched_on() {
             switched_on(&members[at], control_plane::FIELDS),
         ]
     };
-    assert_eq!(off(0), [5, 2, 2]);
+    assert_eq!(off(0), [6, 2, 2]);
     assert_eq!(off(1), [0, 0, 0]);
 }
 

@@ -218,6 +218,7 @@ fn edge_file(member: &Member, seat: &Seat, layout: &Layout, paths: &Paths) -> ed
         drain_seconds: DRAIN_SECONDS,
         proxy_v2_from: vec![layout.balancer()],
         handover: None,
+        other_edges: layout.seats().filter(|other| other != seat).map(|other| other.edge_admin()).collect(),
     }
     .file()
 }

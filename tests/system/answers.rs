@@ -16,6 +16,7 @@ fn clients_are_answered() {
     models_are_listed(&world);
     a_client_cannot_speak_the_internal_protocol(&world);
     one_connection_carries_many_requests(&world);
+    any_edge_tells_what_became_of_a_request(&world);
 }
 
 fn taught_questions_are_answered_word_for_word(world: &World) {
@@ -124,4 +125,14 @@ fn one_connection_carries_many_requests(world: &World) {
     }
     stream.write_all(request.as_bytes()).unwrap();
     assert_eq!(crate::world::read_answer(&mut reader).unwrap().status, 200);
+}
+
+fn any_edge_tells_what_became_of_a_request(world: &World) {
+    let answer = world.post(0, "/v1/chat/completions", &world.chat("Hello", r#","max_tokens":1"#)).json();
+    let mut other = world.edge(1);
+    other.set_port(9101);
+    let id = answer["id"].as_str().unwrap();
+    let told = world.json(&["request", "explain", id, "--edge", &other.to_string(), "--json"]);
+    assert_eq!(told["edge"].as_str(), Some(&*format!("{}/e1", world.region(0))), "{told}");
+    assert_eq!(told["ended"]["ended"], "complete", "{told}");
 }

@@ -19,6 +19,7 @@ mod links;
 mod member;
 mod node;
 mod opaque;
+mod other_edges;
 mod raw;
 mod refusals;
 mod responses;

@@ -117,6 +117,7 @@ impl Scene {
             keep_alive_seconds: 10,
             proxy_v2_from: Vec::new(),
             handover: None,
+            other_edges: Vec::new(),
             dial_map: DialMap::default(),
         }
     }
@@ -212,8 +213,7 @@ impl World {
     }
 
     pub async fn admin(&self, path: &str) -> Got {
-        let request = hyper::Request::get(path).header("host", "test").body(Full::default()).unwrap();
-        got(exchange(self.admin, request).await, || {}).await
+        page(self.admin, path).await
     }
 
     /// `GET` as a tenant.
@@ -271,6 +271,12 @@ async fn exchange(address: SocketAddr, request: hyper::Request<Full<Bytes>>) -> 
     tokio::spawn(connection);
     let (head, body) = sender.send_request(request).await.unwrap().into_parts();
     (head.status.as_u16(), head.headers, body)
+}
+
+/// What an edge tells on its admin port.
+pub async fn page(admin: SocketAddr, path: &str) -> Got {
+    let request = hyper::Request::get(path).header("host", "test").body(Full::default()).unwrap();
+    got(exchange(admin, request).await, || {}).await
 }
 
 /// Reads an answer to its end.

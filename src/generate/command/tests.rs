@@ -41,7 +41,8 @@ fn operators_get_what_they_got() {
 fn what_was_typed_is_in_the_file() {
     let common = format!("{MEMBERS} --dial 10.0.0.4=192.168.0.4 --identity /i --data /d --admin 10.0.0.5:1");
     let edge: ::edge::File = toml::from_str(&text(&format!(
-        "{EDGE} {common} --listen 10.0.0.5:80 --tls-listen 10.0.0.5:443 --public /p --proxy-v2-from 10.0.0.9"
+        "{EDGE} {common} --listen 10.0.0.5:80 --tls-listen 10.0.0.5:443 --public /p --proxy-v2-from 10.0.0.9 \
+         --other-edge 10.1.0.5:9101"
     )))
     .unwrap();
     let order = edge.control_plane.iter().map(|member| member.address.to_string());
@@ -54,6 +55,7 @@ fn what_was_typed_is_in_the_file() {
         (tls.listen.port(), tls.certificate, tls.key),
         (443, "/p/cert.pem".into(), "/p/key.pem".into())
     );
+    assert_eq!(edge.other_edges, ["10.1.0.5:9101".parse::<SocketAddr>().unwrap()]);
     assert_eq!(edge.proxy_v2_from, ["10.0.0.9".parse::<IpAddr>().unwrap()]);
 
     let agent: ::region_agent::File = toml::from_str(&text(&format!(
