@@ -6,6 +6,7 @@ use crate::references;
 use crate::state::State;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use types::BaseUrl;
 use types::base_url::is_host_name;
 use types::intent::{
     Agent, Change, Deployment, Drain, EngineSettings, Expect, Fault, Key, Kind, Model, Node, NodeKind,
@@ -150,6 +151,22 @@ fn server_fields(faults: &mut Faults, subject: &str, server: &OpenAiServer) {
     if is_open {
         faults.add(subject, "base_url", Reason::Malformed { text: "is no address to dial".to_owned() });
     }
+    if server.secret.is_some() && !keeps_secrets(&server.base_url) {
+        let text =
+            "would be readable on its way: use https:// in base_url, or the address of the server in a \
+                    private network"
+                .to_owned();
+        faults.add(subject, "secret", Reason::Malformed { text });
+    }
+}
+
+/// Whether what is sent there passes no stranger. Behind a name may be any address, and another one tomorrow.
+fn keeps_secrets(url: &BaseUrl) -> bool {
+    let is_private = |ip: IpAddr| match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local(),
+    };
+    url.is_tls() || url.host() == "localhost" || url.host().parse().is_ok_and(is_private)
 }
 
 fn agent_fields(faults: &mut Faults, subject: &str, node: &Agent) {

@@ -19,6 +19,11 @@ macro_rules! with {
     }};
 }
 
+fn secret_to(base_url: &str) -> OpenAiServer {
+    let secret = Some("RHUMB_SECRET_VLLM".parse().unwrap());
+    OpenAiServer { base_url: base_url.parse().unwrap(), secret, ..server("us-east", &["house"]) }
+}
+
 #[test]
 fn every_bad_field_is_named() {
     let long = "x".repeat(2_000);
@@ -58,6 +63,9 @@ fn every_bad_field_is_named() {
             ),
             &["base_url"],
         ),
+        (openai_node("us-east", secret_to("http://vllm:8000/v1")), &["secret"]),
+        (openai_node("us-east", secret_to("http://192.0.2.7/v1")), &["secret"]),
+        (openai_node("us-east", secret_to("http://[::ffff:192.0.2.7]/v1")), &["secret"]),
         (policy("p", Some(&[])), &["regions"]),
         (policy("p", Some(&["nowhere"])), &["regions[0]"]),
         (with!(Policy, policy("p", None), regions = twice()), &["regions[1]"]),
@@ -222,4 +230,25 @@ fn harmless_deletions_add_up_to_a_large_loss_for_whoever_was_away() {
         world.delete(&format!("tenant/u{number}")).unwrap();
     }
     assert!(world.state.head().shrink_revision > before);
+}
+
+#[test]
+fn a_secret_may_go_by_https_anywhere_and_in_plain_where_no_stranger_is() {
+    for url in [
+        "https://api.example.com/v1",
+        "http://localhost:8000",
+        "http://127.9.0.1:8000",
+        "http://10.0.0.7:8000/v1",
+        "http://[::1]:8000",
+        "http://[fd00::7]:8000",
+        "http://[::ffff:192.168.0.7]:8000",
+    ] {
+        let written = World::new().put(vec![
+            region("us-east"),
+            zone("us-east"),
+            model("house"),
+            openai_node("us-east", secret_to(url)),
+        ]);
+        assert!(written.is_ok(), "{url}: {written:?}");
+    }
 }
