@@ -103,10 +103,14 @@ impl<'a> Making<'a> {
                 missing(by, model);
                 continue;
             };
-            if deployment.placements.iter().any(|placement| placement.replicas_per_node > 0) {
+            let placed = deployment.placements.iter().filter(|placement| placement.replicas_per_node > 0);
+            let mut placed =
+                placed.map(|placement| (deployment.version, placement.region.clone())).peekable();
+            if placed.peek().is_some() {
                 let (version, waits) = (deployment.version, model.into());
                 let row = Model { version, former: None, created, waits };
                 self.table.models.insert(deployment.model.clone(), row);
+                self.table.placed.extend(placed);
             }
         }
         for (key, node) in &self.table.nodes {
@@ -118,12 +122,13 @@ impl<'a> Making<'a> {
                     continue;
                 };
                 // Where agents run the model, the server stands beside them, for the same version.
-                self.table.models.entry(name.clone()).or_insert_with(|| Model {
+                let model = self.table.models.entry(name.clone()).or_insert_with(|| Model {
                     version: deployed.get(name).copied().unwrap_or_else(|| ModelVersion::of_servers(name)),
                     former: None,
                     created,
                     waits: model.into(),
                 });
+                self.table.placed.insert((model.version, key.region.clone()));
             }
         }
         problems.extend(others);
@@ -215,12 +220,9 @@ mod tests {
         of(picture.iter(), &"us-east".parse().unwrap())
     }
 
-    #[test]
-    fn a_picture_becomes_a_table() {
-        // In no order.
-        let table = made(vec![
-            drain("eu-west"),
-            drain("us-east/n2"),
+    /// One that agents run, one that is placed nowhere, one without a deployment.
+    fn models() -> [Resource; 7] {
+        [
             deployment("placed", 1, 2),
             deployment("nowhere", 2, 0),
             version_of(1, "placed"),
@@ -228,13 +230,22 @@ mod tests {
             impatient("placed", 5),
             model("nowhere"),
             model("undeployed"),
+        ]
+    }
+
+    #[test]
+    fn a_picture_becomes_a_table() {
+        // In no order.
+        let mut resources = vec![drain("eu-west"), drain("us-east/n2")];
+        resources.extend(models());
+        resources.extend([
             node("us-east/n1"),
             node("us-east/n2"),
             zone("us-east"),
             region("eu-west"),
             region("us-east"),
-        ])
-        .unwrap();
+        ]);
+        let table = made(resources).unwrap();
         let drained: Vec<String> =
             table.nodes.iter().filter(|(_, node)| node.drained).map(|(key, _)| key.to_string()).collect();
         assert_eq!(drained, ["us-east/n2"]);
@@ -243,24 +254,21 @@ mod tests {
         let waits = Waits { first_token: Duration::from_secs(5), stall: Duration::from_secs(30) };
         let placed = Model { version: version(1), former: None, created: UnixMs(7_000), waits };
         assert_eq!(table.models.into_iter().collect::<Vec<_>>(), [("placed".parse().unwrap(), placed)]);
+        assert_eq!(table.placed.into_iter().collect::<Vec<_>>(), [(version(1), "us-east".parse().unwrap())]);
         assert!(table.nodes.contains_key(&"us-east/n1".parse::<NodeKey>().unwrap()));
     }
 
     #[test]
     fn a_server_without_an_agent_serves_names_whatever_is_deployed() {
-        let table = made(vec![
+        let mut resources = models().to_vec();
+        resources.extend([
             server("us-east/vllm", &["placed", "nowhere", "undeployed"]),
-            deployment("placed", 1, 2),
-            deployment("nowhere", 2, 0),
-            version_of(1, "placed"),
-            version_of(2, "nowhere"),
-            model("placed"),
-            model("nowhere"),
-            model("undeployed"),
             zone("us-east"),
             region("us-east"),
-        ])
-        .unwrap();
+        ]);
+        let table = made(resources).unwrap();
+        let wanted = table.placed.iter().map(|(version, _)| *version).collect::<BTreeSet<_>>();
+        assert_eq!(wanted, table.models.values().map(|model| model.version).collect());
         let versions: Vec<ModelVersion> = table.models.values().map(|model| model.version).collect();
         let undeployed = ModelVersion::of_servers(&"undeployed".parse().unwrap());
         assert_eq!(versions, [version(2), version(1), undeployed]);

@@ -13,6 +13,8 @@ use types::{ModelVersion, Monotonic, RegionName};
 pub(crate) struct Index {
     pub(crate) regions: Vec<Region>,
     versions: BTreeMap<ModelVersion, Vec<Pool>>,
+    /// Where operators want which version.
+    placed: BTreeSet<(ModelVersion, RegionName)>,
     /// Nodes of whom something that was heard becomes too old, by when; each at most once.
     expiries: BTreeSet<(Monotonic, u32)>,
     expires: BTreeMap<u32, Monotonic>,
@@ -59,6 +61,7 @@ impl Index {
     pub(crate) fn listed(&mut self, lists: Lists, table: &RoutingTable, nodes: &[Option<NodeHealth>]) {
         let before: Vec<RegionName> = self.regions.drain(..).map(|region| region.name).collect();
         self.regions = lists.regions;
+        self.placed.clone_from(&table.placed);
         let names: Vec<RegionName> = self.regions.iter().map(|region| region.name.clone()).collect();
         for region in &mut self.regions {
             region.rtt_us = names.iter().map(|from| geography::rtt_us(table, from, &region.name)).collect();
@@ -73,7 +76,8 @@ impl Index {
             let pools = self.regions.iter().map(|region| {
                 let pool = known.remove(&region.name).unwrap_or_default();
                 let mut listed = region.slots.iter().filter_map(|slot| nodes.get(*slot as usize)?.as_ref());
-                pool.listed_anew(region.slots.len(), listed.any(|node| !node.drained))
+                let is_wanted = self.placed.contains(&(version, region.name.clone()));
+                pool.listed_anew(region.slots.len(), listed.any(|node| !node.drained), is_wanted)
             });
             self.versions.insert(version, pools.collect());
             // What is too old by now, the next decision finds out.
@@ -102,7 +106,11 @@ impl Index {
         if self.versions.len() >= VERSIONS_MAX {
             self.versions.clear();
         }
-        let pools = self.regions.iter().map(|region| Pool::of(region.slots.len())).collect();
+        let pools = self.regions.iter().map(|region| {
+            let is_wanted = self.placed.contains(&(version, region.name.clone()));
+            Pool::of(region.slots.len(), is_wanted)
+        });
+        let pools = pools.collect();
         self.versions.insert(version, pools);
         self.fill(version, nodes, now);
     }

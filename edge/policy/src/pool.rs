@@ -19,6 +19,8 @@ pub(crate) struct Pool {
     pub(crate) sums: Sums,
     /// Places of good nodes that are no members only because they have as much to do as they may.
     full: BTreeSet<usize>,
+    /// Operators want the version here.
+    is_wanted: bool,
     had_ready: bool,
     lost_at: Option<Monotonic>,
     pub(crate) returned_at: Option<Monotonic>,
@@ -80,16 +82,19 @@ pub(crate) struct Sums {
 }
 
 impl Pool {
-    pub(crate) fn of(nodes: usize) -> Self {
-        Self { at: vec![None; nodes], ..Self::default() }
+    pub(crate) fn of(nodes: usize, is_wanted: bool) -> Self {
+        Self { at: vec![None; nodes], is_wanted, ..Self::default() }
     }
 
     /// Keeps what is known of the pool as a whole when its nodes are listed anew. `in_use`: operators want some of
-    /// them to serve; what they took away is not lost.
-    pub(crate) fn listed_anew(self, nodes: usize, in_use: bool) -> Self {
+    /// them to serve; what they took away is not lost. `is_wanted`: this version they want there.
+    pub(crate) fn listed_anew(self, nodes: usize, in_use: bool, is_wanted: bool) -> Self {
         let Self { had_ready, lost_at, returned_at, shift, .. } = self;
+        // Not wanted any more: whether agents let it go before this was heard of, or do so after, none of it is lost.
+        let in_use = in_use && (is_wanted || !self.is_wanted);
         let lost_at = lost_at.filter(|_| in_use);
-        Self { had_ready: had_ready && in_use, lost_at, returned_at, shift, ..Self::of(nodes) }
+        let had_ready = had_ready && in_use;
+        Self { had_ready, lost_at, returned_at, shift, ..Self::of(nodes, is_wanted) }
     }
 
     pub(crate) fn member(&self, place: usize) -> Option<&Member> {
@@ -156,11 +161,10 @@ impl Pool {
         }
     }
 
-    /// Whether it served, and of late has ceased to or has begun to again. What stays away for longer is how the
-    /// world is now, and maybe how operators want it: a version that is not placed there any more is heard of no
-    /// differently from one that was lost.
+    /// Whether it served and has ceased to, or has begun to again of late. What operators want there is missing for as
+    /// long as it stays away. What they do not, such as the version before the present one, is missed for a while.
     pub(crate) fn is_lost_or_recovering(&self, now: Monotonic) -> bool {
-        self.lost_at.is_some_and(|at| now.since(at) < slow_start::REGION_RAMP)
+        self.lost_at.is_some_and(|at| self.is_wanted || now.since(at) < slow_start::REGION_RAMP)
             || self.weight(now) < slow_start::WHOLE
     }
 

@@ -2,7 +2,7 @@
 //!
 //! It is replaced as a whole and never edited, so that one decision sees one world.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use types::base_url::is_host_name;
 use types::intent::{self, NodeKind};
@@ -14,6 +14,8 @@ pub struct RoutingTable {
     pub nodes: BTreeMap<NodeKey, Node>,
     /// Models that are placed somewhere; a name without a place is no route.
     pub models: BTreeMap<ModelName, Model>,
+    /// Where operators want which version to run: whatever does not run there is missing.
+    pub placed: BTreeSet<(ModelVersion, RegionName)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]

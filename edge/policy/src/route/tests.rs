@@ -430,7 +430,21 @@ fn what_operators_took_away_is_not_lost_for_ever() {
         world
     };
     let world = gone();
-    assert!(lost(&world, at(300)) && !lost(&world, at(301)), "a version that was placed elsewhere");
+    assert!(lost(&world, at(300)) && !lost(&world, at(301)), "a version that nobody wants there");
+    let placed = || {
+        let mut world = gone();
+        world.table.placed.insert((VERSION, region("eu-west")));
+        world.follow();
+        world
+    };
+    assert!(lost(&placed(), at(100_000)), "what operators want is missing until it is back");
+    let mut world = placed();
+    world.table.placed.clear();
+    world.follow();
+    assert!(!lost(&world, at(2)), "placed elsewhere");
+    let mut world = placed();
+    world.hear("eu-west/n1", LoadFrame { sequence: 2, ..frame() }, at(1_000));
+    assert!(lost(&world, at(1_299)) && !lost(&world, at(1_300)), "back, and warm again");
     let mut world = gone();
     world.table.regions.get_mut(&region("eu-west")).unwrap().drained = true;
     world.follow();
