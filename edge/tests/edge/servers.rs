@@ -69,6 +69,8 @@ async fn a_whole_answer_is_not_touched() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_fails_before_the_first_token_is_asked_for_elsewhere() {
     let (world, server) = world().await;
+    // Its connection may be the one that is used first.
+    server.until_probed().await;
     let huge = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "x".repeat(70_000));
     let smuggled = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
     for reply in [
