@@ -1,7 +1,7 @@
 //! What reaches a node, what a failing node costs the client, and what it never costs.
 
 use crate::node::{Act, TEXTS};
-use crate::world::{SOON, World, body};
+use crate::world::{Got, SOON, World, body};
 use std::time::Duration;
 use types::{Failure, header};
 
@@ -184,13 +184,11 @@ async fn a_late_first_token_is_asked_for_again_and_the_loser_is_left() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn retries_of_computed_prompts_end_with_their_budget() {
-    let world = World::start().await;
+/// How many requests whose first attempt fails are answered before one is not.
+pub async fn until_no_retry_is_left(world: &World, ask: impl AsyncFn() -> Got) -> u32 {
     let mut retried = 0;
     let refused = loop {
-        world.near.will([Act::EndAfter(0)]);
-        let got = world.ask(STREAM).await;
+        let got = ask().await;
         if got.status != 200 {
             break got;
         }
@@ -202,6 +200,17 @@ async fn retries_of_computed_prompts_end_with_their_budget() {
         }
     };
     assert!(refused.body.contains("upstream_failed"), "{refused:?}");
+    retried
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retries_of_computed_prompts_end_with_their_budget() {
+    let world = World::start().await;
+    let failing = async || {
+        world.near.will([Act::EndAfter(0)]);
+        world.ask(STREAM).await
+    };
+    let retried = until_no_retry_is_left(&world, failing).await;
     let metrics = world.admin("/metrics").await.body;
     assert!(metrics.contains("rhumb_edge_budget_refused_total{budget=\"retry\"} 1\n"), "{metrics}");
     assert!(retried >= 64, "{retried}");

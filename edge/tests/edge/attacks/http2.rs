@@ -20,7 +20,7 @@ fn bearer() -> String {
 }
 
 /// An honest head and something more.
-fn head_with(more: &[(&str, &str)]) -> Vec<u8> {
+pub fn head_with(more: &[(&str, &str)]) -> Vec<u8> {
     block(&[&[POST, HTTP, HOST, PATH, ("authorization", &bearer())], more].concat())
 }
 

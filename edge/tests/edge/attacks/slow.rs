@@ -1,8 +1,8 @@
 //! Clients that take their time, in the hope that the edge holds something for them meanwhile.
 
-use super::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, Talk, block, frame};
+use super::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, Talk, frame};
+use super::http2::head_with;
 use super::resident_kib;
-use crate::intent::key;
 use crate::node::Act;
 use crate::raw::{Connection, closes_within, fields, request};
 use crate::world::{SOON, Scene, World, body};
@@ -108,14 +108,7 @@ async fn whatever_drips_has_ten_seconds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_by_h2_that_drips_is_refused_and_the_connection_goes_on() {
     let world = World::start().await;
-    let bearer = format!("Bearer {}", key("anyone").reveal());
-    let head = block(&[
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":authority", "a"),
-        (":path", "/v1/chat/completions"),
-        ("authorization", &bearer),
-    ]);
+    let head = head_with(&[]);
     let mut talk = Talk::open(world.edge, &[]).await;
     talk.send(&frame(HEADERS, END_HEADERS, 1, &head)).await.unwrap();
     let began = Instant::now();
@@ -173,14 +166,7 @@ async fn who_opens_no_window_by_h2_pauses_the_engine_and_then_loses_it() {
     world.near.will([Act::Endless]);
     // An initial window of nothing.
     let mut talk = Talk::open(world.edge, &[0, 4, 0, 0, 0, 0]).await;
-    let bearer = format!("Bearer {}", key("anyone").reveal());
-    let head = block(&[
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":authority", "a"),
-        (":path", "/v1/chat/completions"),
-        ("authorization", &bearer),
-    ]);
+    let head = head_with(&[]);
     let ask = [frame(HEADERS, END_HEADERS, 1, &head), frame(DATA, END_STREAM, 1, body(STREAM).as_bytes())];
     talk.send(&ask.concat()).await.unwrap();
     // The connection itself is well: pings must not end it.
@@ -196,14 +182,7 @@ async fn who_opens_no_window_by_h2_pauses_the_engine_and_then_loses_it() {
 async fn who_leaves_every_answer_at_its_start_is_sent_away() {
     let world = World::start().await;
     world.near.will(std::iter::repeat_n(Act::Endless, 1_000));
-    let bearer = format!("Bearer {}", key("anyone").reveal());
-    let head = block(&[
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":authority", "a"),
-        (":path", "/v1/chat/completions"),
-        ("authorization", &bearer),
-    ]);
+    let head = head_with(&[]);
     let mut talk = Talk::open(world.edge, &[]).await;
     for number in 0..1_000 {
         let stream = 2 * number + 1;
