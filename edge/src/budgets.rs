@@ -157,3 +157,19 @@ impl Drop for InLine<'_> {
 const RATE_SHARE: u64 = 2;
 /// As often as loads are heard.
 const RATE_AGE_MAX: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_spent_is_counted_and_the_line_is_closed_to_those_without_budget() {
+        let (mut budgets, now) = (Budgets::default(), Monotonic::default());
+        let spent = (0..10_000).take_while(|_| budgets.take_resume(Priority::Batch, 1_000, now)).count();
+        assert!(spent < 10_000);
+        assert!(budgets.take_place(Priority::Batch, 1_000, now).is_none(), "it would be refused in the end");
+        assert!(budgets.take_place(Priority::Interactive, 1_000, now).is_some());
+        assert!((0..10_000).take_while(|_| budgets.take_retry(1_000, now)).count() < 10_000);
+        assert!((0..10_000).take_while(|_| budgets.take_hedge(now)).count() < 10_000);
+    }
+}

@@ -326,3 +326,28 @@ fn usage_chunk(endpoint: Endpoint, finish: &[u8], usage: Usage) -> Option<Vec<u8
 
 /// In place of a chunk's last brace.
 const APPROXIMATE: &[u8] = br#","rhumb":{"resume":"approximate"}}"#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use types::PrefixHash;
+
+    #[test]
+    fn an_answer_that_was_approximate_once_says_so_at_its_end_whoever_makes_it() {
+        let start = StreamPosition::start(PrefixHash::of_prompt(&[]));
+        let mut progress = Progress::streamed(Endpoint::Chat, true, start, 3, Err(NotResumable::Policy));
+        let last = r#"{"id":"x","created":1,"model":"m","choices":[{"index":0,"finish_reason":"stop"}]}"#;
+        let events = format!("data: {last}\n\n").into_bytes();
+        let batch =
+            Batch { position: start, token_ids: Vec::new(), events, prompt_tokens: None, finish_at: Some(0) };
+        progress.take(batch).unwrap();
+        for exactness in [Exactness::Approximate, Exactness::Exact] {
+            progress.joined(start, exactness, Duration::ZERO, Duration::ZERO);
+        }
+        progress.finish();
+        let events = String::from_utf8(progress.take_events()).unwrap();
+        let end = r#""rhumb":{"resume":"approximate"}}"#.to_owned()
+            + "\n\n: rhumb-resume approximate\n\ndata: [DONE]\n\n";
+        assert!(events.contains(r#""usage":{"#) && events.ends_with(&end), "{events}");
+    }
+}

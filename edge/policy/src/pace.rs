@@ -172,7 +172,7 @@ mod tests {
         pacer
     }
 
-    /// When each ticket was called, asking every millisecond.
+    /// When each ticket was called, asking every millisecond for a hundred seconds.
     fn called_at(pacer: &mut ResumePacer, tickets: Vec<Ticket>, from_ms: u64) -> Vec<u64> {
         let mut called = vec![u64::MAX; tickets.len()];
         for ms in from_ms..from_ms + 100_000 {
@@ -243,6 +243,15 @@ mod tests {
     }
 
     #[test]
+    fn a_quiet_time_saves_nothing_up_for_a_storm() {
+        let mut pacer = paced(1_000);
+        let after_a_while = at_ms(10_000);
+        let tickets: Vec<_> = (0..20).map(|_| pacer.enqueue(Standard, 100, after_a_while).unwrap()).collect();
+        let at_once = tickets.iter().filter(|ticket| pacer.turn(ticket, after_a_while) == Turn::Now).count();
+        assert_eq!(at_once, 3, "a quarter of a second, and the one that overdraws it");
+    }
+
+    #[test]
     fn the_line_has_an_end() {
         let mut pacer = paced(1);
         let tickets: Vec<_> = (0..=LINE_MAX).map(|_| pacer.enqueue(Batch, 1_000, at_ms(0))).collect();
@@ -253,7 +262,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
-        fn never_past_the_rate(costs in prop::collection::vec(1_u64..5_000, 1..60), rate in 1_000_u64..50_000) {
+        fn never_past_the_rate(costs in prop::collection::vec(1_u64..5_000, 1..60), rate in 4_000_u64..50_000) {
             let mut pacer = paced(rate);
             let tickets: Vec<_> =
                 costs.iter().map(|cost| pacer.enqueue(Standard, *cost, at_ms(0)).unwrap()).collect();

@@ -1,8 +1,10 @@
 //! What reaches a node, what a failing node costs the client, and what it never costs.
 
+use crate::intent::node_at;
 use crate::node::{Act, TEXTS};
-use crate::world::{Got, SOON, World, body};
+use crate::world::{Got, SOON, Scene, World, body, free_addresses};
 use std::time::Duration;
+use types::intent::Kind;
 use types::{Failure, header};
 
 const STREAM: &str = r#", "stream":true"#;
@@ -214,4 +216,32 @@ async fn retries_of_computed_prompts_end_with_their_budget() {
     let metrics = world.admin("/metrics").await.body;
     assert!(metrics.contains("rhumb_edge_budget_refused_total{budget=\"retry\"} 1\n"), "{metrics}");
     assert!(retried >= 64, "{retried}");
+}
+
+/// Two answers in one cannot be resumed, so they are begun anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn whole_answers_that_are_begun_anew_end_with_the_same_budget() {
+    let world = World::start().await;
+    let failing = async || {
+        world.near.will([Act::EndAfter(1)]);
+        world.ask(r#", "n":2"#).await
+    };
+    let retried = until_no_retry_is_left(&world, failing).await;
+    assert!(retried >= 64, "{retried}");
+}
+
+/// A dead node does no work, so trying it does not multiply any; but it must come to an end.
+#[tokio::test(flavor = "multi_thread")]
+async fn six_attempts_are_enough_where_every_node_is_dead() {
+    let scene = Scene::set().await;
+    let mut resources = scene.resources();
+    let [near, far] = free_addresses();
+    resources.retain(|resource| resource.kind() != Kind::Node);
+    resources.extend([node_at("us-east", "n1", near), node_at("eu-west", "n1", far)]);
+    scene.store(&resources);
+    let world = scene.start(None).await;
+    let got = tokio::time::timeout(SOON, world.ask("")).await.expect("told soon");
+    assert!(got.status >= 500, "{got:?}");
+    let page = world.admin(&format!("/requests/{}", got.headers["x-request-id"].to_str().unwrap())).await;
+    assert_eq!(page.body.matches(r#""what":"sent""#).count(), 6, "{}", page.body);
 }

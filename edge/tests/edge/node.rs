@@ -47,6 +47,8 @@ pub enum Act {
     WaitAfter(usize),
     /// A head, then events of a kilobyte for as long as somebody takes them.
     Endless,
+    /// A head, then one of those events, then a clean end without `[DONE]`, however far the answer is.
+    OneMore,
     /// An answer of its own, part by part; cut off after them, not before [`Node::go_on`], if it `breaks`.
     Answer {
         status: u16,
@@ -275,7 +277,7 @@ impl Stage {
     }
 }
 
-fn endless(stage: &Arc<Stage>, mut position: StreamPosition) -> Body {
+fn endless(stage: &Arc<Stage>, mut position: StreamPosition, events: usize) -> Body {
     let wanted = Wanted(stage.clone());
     let text = "x".repeat(1_000);
     let frames = std::iter::repeat_with(move || {
@@ -286,7 +288,7 @@ fn endless(stage: &Arc<Stage>, mut position: StreamPosition) -> Body {
         wanted.0.sent.fetch_add(event.len(), Relaxed);
         Ok(Frame::data(Bytes::from(event)))
     });
-    BodyExt::boxed(StreamBody::new(tokio_stream::iter(frames)))
+    BodyExt::boxed(StreamBody::new(tokio_stream::iter(frames.take(events))))
 }
 
 fn parts_of(stage: &Arc<Stage>, parts: &[&'static [u8]], breaks: bool) -> Body {
@@ -333,8 +335,10 @@ fn frames(act: &Act, mut position: StreamPosition, usage: bool) -> Vec<Frame<Byt
 }
 
 fn stream(stage: &Arc<Stage>, act: &Act, start: StreamPosition, usage: bool) -> Body {
-    if *act == Act::Endless {
-        return endless(stage, start);
+    match act {
+        Act::Endless => return endless(stage, start, usize::MAX),
+        Act::OneMore => return endless(stage, start, 1),
+        _ => {}
     }
     let (send, body) = mpsc::unbounded_channel();
     let mut frames = frames(act, start, usage);

@@ -101,6 +101,9 @@ async fn what_is_asked_of_the_next_node_is_where_the_client_stands() {
     assert_eq!((record["ended"].as_str(), record["resumes"].as_str()), ("complete", "1"));
     assert_eq!((record["resume"].as_str(), record["completion_tokens"].as_str()), ("exact", "3"));
 
+    let metrics = world.admin("/metrics").await.body;
+    assert!(metrics.contains("rhumb_edge_resume_expected_seconds_count 1\n"), "it stood in line: {metrics}");
+
     let page = world.admin(&format!("/requests/{request}")).await;
     assert_eq!(page.status, 200, "{}", page.body);
     let page: serde_json::Value = serde_json::from_str(&page.body).unwrap();
@@ -123,6 +126,30 @@ async fn a_resumed_stream_may_break_again() {
     world.far.will([Act::EndAfter(1)]);
     let got = world.ask(STREAM).await;
     assert_eq!(got.body.replace(EXACT, ""), wanted);
+}
+
+/// One of an older version, say.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_knows_no_resume_ends_no_answer() {
+    let world = World::start().await;
+    let wanted = undisturbed(&world, STREAM).await;
+    world.near.will([Act::EndAfter(1), Act::Refuse(404, "{}")]);
+    let got = world.ask(STREAM).await;
+    assert_eq!(got.body.replace(EXACT, ""), wanted);
+    assert_eq!((world.near.seen().len(), world.far.seen().len()), (2, 1));
+}
+
+/// One that breaks wherever it goes breaks its engines.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_resumed_eight_times_and_no_more() {
+    let world = World::start().await;
+    for node in [&world.near, &world.far] {
+        node.will(std::iter::repeat_n(Act::OneMore, 30));
+    }
+    let got = world.ask(STREAM).await;
+    assert!(got.whole && got.body.contains(r#""code":"stream_interrupted""#), "{got:?}");
+    assert_eq!(world.near.seen().len() + world.far.seen().len(), 1 + 8);
+    assert_eq!(got.body.matches("xxx\"").count(), 1 + 8, "{got:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -240,6 +240,15 @@ async fn a_stream_that_no_server_can_resume_can_still_be_left() {
     // Until the edge has found out, and well past the first doubts about the stream.
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!((world.near.seen().len(), server.seen().len()), (1, 0), "nobody was asked to resume");
+    let page = world.admin(&format!("/requests/{}", stuck.1["x-request-id"].to_str().unwrap())).await;
+    let page: serde_json::Value = serde_json::from_str(&page.body).unwrap();
+    let steps = page["steps"].as_array().unwrap().iter();
+    let doubts: Vec<u64> = steps
+        .filter(|step| step["what"] == "suspected")
+        .map(|step| step["at_us"].as_u64().unwrap())
+        .collect();
+    let is_patient = doubts.windows(2).all(|two| two[1] - two[0] >= 1_000_000);
+    assert!(doubts.len() > 1 && is_patient, "it is tried again, and not at once: {doubts:?}");
     drop(stuck);
     tokio::time::timeout(SOON, left).await.expect("the client's leaving was noticed").unwrap();
 }

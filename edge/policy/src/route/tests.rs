@@ -327,8 +327,49 @@ fn a_lost_region_sheds_batch_first_and_interactive_last() {
             matches!(outcome, Err(NoRoute::Shed { class: shed, .. }) if shed == *class)
         };
         shed.push(classes.into_iter().filter(is_shed).count());
+        // Somebody is reading its beginning.
+        let resumed = Ask { priority: Priority::Batch, purpose: Purpose::Resume, ..ask() };
+        assert!(world.route(resumed, 0, 1).is_ok(), "{seconds} s");
     }
     assert_eq!(shed, [0, 1, 2, 3]);
+}
+
+#[test]
+fn when_most_nodes_look_ill_and_the_rest_is_crowded_some_requests_find_out() {
+    let mut world = World::of(table(&["us-east/n1", "us-east/n2", "us-east/n3"]));
+    world.hear_all(frame(), at(0));
+    world.hear("us-east/n1", LoadFrame { sequence: 1, running: 8, queued: 8, ..frame() }, at(0));
+    let asked_of_the_ill = |world: &mut World| {
+        let mut asked = 0;
+        for dice in 0..1000 {
+            let choice = world.route(ask(), 0, dice).unwrap();
+            assert_eq!(choice.node != key("us-east/n1"), choice.reason == Reason::Panic);
+            asked += u32::from(choice.reason == Reason::Panic);
+        }
+        asked
+    };
+    world.silence("us-east/n2");
+    world.hear("us-east/n3", LoadFrame { sequence: 1, running: 8, queued: 8, ..frame() }, at(0));
+    for dice in 0..100 {
+        let choice = world.route(ask(), 0, dice).unwrap();
+        assert!(choice.node != key("us-east/n2") && choice.reason != Reason::Panic, "one of three is one");
+    }
+    world.silence("us-east/n3");
+    let asked = asked_of_the_ill(&mut world);
+    assert!((150..350).contains(&asked), "{asked} of 1000");
+}
+
+#[test]
+fn a_hot_node_loses_to_a_cold_one_whatever_is_predicted() {
+    let mut world = World::of(table(&["us-east/n1", "us-east/n2"]));
+    let fast = LoadFrame { running: 6, prefill_tokens_per_s: 100_000, ..frame() };
+    world.hear("us-east/n1", fast, at(0));
+    world.hear("us-east/n2", LoadFrame { prefill_tokens_per_s: 100, ..frame() }, at(0));
+    for dice in 0..20 {
+        assert_eq!(world.node(ask(), 0, dice), "us-east/n2");
+    }
+    world.hear("us-east/n1", LoadFrame { sequence: 1, running: 1, ..fast }, at(0));
+    assert_eq!(world.node(ask(), 0, 1), "us-east/n1", "one request more is no heat");
 }
 
 #[test]

@@ -98,3 +98,15 @@ fn a_server_that_tells_no_load_is_as_busy_as_this_edge_keeps_it_after_every_prob
     world.health.end(&key("us-east/n1"), held, Outcome::Served, at(4));
     assert_eq!(load(&world), (0, 0, 2));
 }
+
+#[test]
+fn a_resume_passes_by_the_servers_beside_an_agent() {
+    let mut world = world_of_servers();
+    world.table.nodes.get_mut(&key("us-east/n2")).unwrap().kind = agent().kind;
+    world.follow();
+    world.hear_all(LoadFrame { sequence: 1, slots: 2, ..frame() }, at(0));
+    let resume = Ask { purpose: Purpose::Resume, ..ask() };
+    for dice in 0..50 {
+        assert_eq!(world.node(resume, 0, dice), "us-east/n2");
+    }
+}
