@@ -241,7 +241,7 @@ mod tests {
     async fn write(mut socket: Socket, byte: u8) {
         for piece in 0..PIECES {
             socket.write_all(&vec![byte; length(piece)]).await.unwrap();
-            if piece % 3 == 0 {
+            if piece.is_multiple_of(3) {
                 socket.flush().await.unwrap();
             }
         }
@@ -256,7 +256,7 @@ mod tests {
     }
 
     fn length(piece: usize) -> usize {
-        if piece % 100 == 0 { 3 * WRITE_BUFFER_BYTES } else { 1_501 }
+        if piece.is_multiple_of(100) { 3 * WRITE_BUFFER_BYTES } else { 1_501 }
     }
 
     const PIECES: usize = 5_000;
