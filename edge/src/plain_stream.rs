@@ -4,18 +4,31 @@
 //! Such an answer cannot be resumed. Tokens are those of its `usage` if there is one, and counted otherwise.
 
 use crate::stream::StreamError;
+use memchr::memchr2;
 use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 /// How many tokens an answer has cost so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Counted {
     prompt_tokens: u64,
     completion_tokens: u64,
     /// Whether the server has said how many.
     is_told: bool,
+    pattern: Pattern,
+}
+
+/// A chunk that was nothing but one piece of text and what stands around it. Most chunks of a stream are the same but
+/// for the text, and such a one need not be taken apart to know what it is.
+#[derive(Debug, Default)]
+struct Pattern {
+    chunk: Vec<u8>,
+    /// Between its quotes.
+    text: Range<usize>,
 }
 
 /// What the head of an answer says.
@@ -58,7 +71,7 @@ impl Counted {
     /// The prompt is guessed by its body until the server says more.
     pub(crate) fn new(body_bytes: usize) -> Self {
         let prompt_tokens = (body_bytes / BYTES_PER_TOKEN) as u64;
-        Self { prompt_tokens, completion_tokens: 0, is_told: false }
+        Self { prompt_tokens, completion_tokens: 0, is_told: false, pattern: Pattern::default() }
     }
 
     pub(crate) fn prompt_tokens(&self) -> u64 {
@@ -72,22 +85,28 @@ impl Counted {
     /// Takes up one chunk of a stream. True if it says anything: a chunk that only opens the answer is no sign that
     /// the rest will come.
     pub(crate) fn chunk(&mut self, data: &[u8]) -> Result<bool, StreamError> {
+        if self.pattern.fits(data) {
+            self.completion_tokens += u64::from(!self.is_told);
+            return Ok(true);
+        }
         // Checked in one go: serde_json would check each string for itself.
-        let text = std::str::from_utf8(data).map_err(|_| StreamError::NoChunk)?;
-        let chunk: Chunk = serde_json::from_str(text).map_err(|_| StreamError::NoChunk)?;
+        let json = std::str::from_utf8(data).map_err(|_| StreamError::NoChunk)?;
+        let chunk: Chunk<'_> = serde_json::from_str(json).map_err(|_| StreamError::NoChunk)?;
         if chunk.error.0 {
             return Err(StreamError::GaveUp);
         }
         let choices = chunk.choices.ok_or(StreamError::NoChunk)?;
+        let saying = choices.iter().filter(|choice| choice.says_something()).count();
         if !self.is_told {
-            let saying = choices.iter().filter(|choice| choice.text.0 || choice.delta.says_something());
-            self.completion_tokens += saying.count() as u64;
+            self.completion_tokens += saying as u64;
+        }
+        if let ([choice], None) = (&choices[..], &chunk.usage)
+            && let Some(text) = choice.text.or(choice.delta.content)
+        {
+            self.pattern.learn(json, text);
         }
         self.hear(chunk.usage);
-        Ok(choices.is_empty()
-            || choices
-                .iter()
-                .any(|choice| choice.text.0 || choice.finish_reason.0 || choice.delta.says_something()))
+        Ok(choices.is_empty() || saying > 0 || choices.iter().any(|choice| choice.finish_reason.0))
     }
 
     /// Takes up a whole answer.
@@ -109,9 +128,41 @@ impl Counted {
     }
 }
 
+impl Pattern {
+    /// Whether a chunk is the pattern with another text that is not empty.
+    fn fits(&self, data: &[u8]) -> bool {
+        let (before, after) = (&self.chunk[..self.text.start], &self.chunk[self.text.end..]);
+        let text = data.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+        text.is_some_and(|text| !text.is_empty() && !self.chunk.is_empty() && is_plain(text))
+    }
+
+    /// Takes a chunk for the pattern, if it is one: a JSON value of which `value` is a part.
+    fn learn(&mut self, json: &str, value: &RawValue) {
+        let Some(text) = value.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
+            return;
+        };
+        if text.is_empty() || json.len() > PATTERN_BYTES_MAX || !is_plain(text.as_bytes()) {
+            return;
+        }
+        // The value was borrowed from there.
+        let begin = text.as_ptr() as usize - json.as_ptr() as usize;
+        self.text = begin..begin + text.len();
+        self.chunk.clear();
+        self.chunk.extend_from_slice(json.as_bytes());
+    }
+}
+
+/// Whether these bytes between quotes are a JSON string that says what they say.
+fn is_plain(text: &[u8]) -> bool {
+    memchr2(b'"', b'\\', text).is_none()
+        && text.iter().all(|byte| *byte >= b' ')
+        && std::str::from_utf8(text).is_ok()
+}
+
 #[derive(Deserialize)]
-struct Chunk {
-    choices: Option<Vec<Choice>>,
+struct Chunk<'a> {
+    #[serde(borrow)]
+    choices: Option<Vec<Choice<'a>>>,
     usage: Option<Usage>,
     #[serde(default)]
     error: Something,
@@ -125,19 +176,19 @@ struct Whole {
 }
 
 #[derive(Deserialize)]
-struct Choice {
-    #[serde(default)]
-    delta: Delta,
-    #[serde(default)]
-    text: Something,
+struct Choice<'a> {
+    #[serde(default, borrow)]
+    delta: Delta<'a>,
+    #[serde(borrow)]
+    text: Option<&'a RawValue>,
     #[serde(default)]
     finish_reason: Something,
 }
 
 #[derive(Deserialize, Default)]
-struct Delta {
-    #[serde(default)]
-    content: Something,
+struct Delta<'a> {
+    #[serde(borrow)]
+    content: Option<&'a RawValue>,
     #[serde(default)]
     refusal: Something,
     #[serde(default)]
@@ -150,10 +201,16 @@ struct Delta {
     function_call: Something,
 }
 
-impl Delta {
+impl Choice<'_> {
     fn says_something(&self) -> bool {
-        let Self { content, refusal, reasoning, reasoning_content, tool_calls, function_call } = self;
-        [content, refusal, reasoning, reasoning_content, tool_calls, function_call].iter().any(|part| part.0)
+        let Self { delta, text, finish_reason: _ } = self;
+        let Delta { content, refusal, reasoning, reasoning_content, tool_calls, function_call } = delta;
+        let is_something = |value: &RawValue| {
+            let read = serde_json::from_str(value.get());
+            read.is_ok_and(|Something(is_something)| is_something)
+        };
+        [text, content].into_iter().flatten().any(|value| is_something(value))
+            || [refusal, reasoning, reasoning_content, tool_calls, function_call].iter().any(|part| part.0)
     }
 }
 
@@ -228,6 +285,8 @@ impl<'de> Visitor<'de> for IsSomething {
 
 /// As routing guesses too.
 const BYTES_PER_TOKEN: usize = 4;
+/// Of one token; what is longer is rare, and may be taken apart.
+const PATTERN_BYTES_MAX: usize = 1024;
 /// Beyond any context; more is a lie that would spoil every sum.
 const TOKENS_MAX: u64 = 1_000_000_000;
 
@@ -252,6 +311,56 @@ mod tests {
         let completion = r#"{"choices":[{"index":0,"text":"a"},{"index":1,"text":"b"}]}"#;
         let chunks = [opening, text, thought, call, completion, end];
         assert_eq!(count(&chunks), (vec![false, true, true, true, true, true], (100, 5)));
+    }
+
+    #[test]
+    fn what_resembles_the_last_chunk_means_the_same_as_alone() {
+        let seed = fastrand::u64(..);
+        let mut dice = fastrand::Rng::with_seed(seed);
+        let before = [
+            r#"{"id":"c","choices":[{"index":0,"delta":{"content":" word"},"finish_reason":null}],"usage":null}"#,
+            r#"{"choices":[{"index":0,"text":"é","logprobs":{"tokens":["x"]}}],"created":7}"#,
+            r#"{"choices":[{"delta":{"content":"a","tool_calls":[]},"finish_reason":"stop"}]}"#,
+        ];
+        let pieces = [
+            "\"",
+            "\\",
+            "\n",
+            "é",
+            "",
+            "word",
+            "{",
+            "}",
+            ",",
+            "[]",
+            "null",
+            "\"usage\":{\"prompt_tokens\":1},",
+        ];
+        let mut fitted = 0;
+        for round in 0..20_000 {
+            let before = *dice.choice(&before).unwrap();
+            let place = |dice: &mut fastrand::Rng| dice.usize(..=before.len());
+            let (from, to) = if dice.bool() {
+                let text = before.find([' ', 'é', 'a']).unwrap();
+                (text, text + before[text..].find('"').unwrap())
+            } else {
+                let (one, other) = (place(&mut dice), place(&mut dice));
+                (one.min(other), (one.min(other) + 2).min(one.max(other)))
+            };
+            let piece = dice.choice(&pieces).unwrap().as_bytes();
+            let changed = [&before.as_bytes()[..from], piece, &before.as_bytes()[to..]].concat();
+            let (mut alone, mut after) = (Counted::new(0), Counted::new(0));
+            after.chunk(before.as_bytes()).unwrap();
+            fitted += u32::from(after.pattern.fits(&changed));
+            after.completion_tokens = 0;
+            let meant = |counted: &mut Counted| {
+                let says = counted.chunk(&changed).map_err(|error| error.to_string());
+                (says, counted.completion_tokens, counted.prompt_tokens, counted.is_told)
+            };
+            let told = String::from_utf8_lossy(&changed);
+            assert_eq!(meant(&mut after), meant(&mut alone), "seed {seed}, round {round}: {told}");
+        }
+        assert!(fitted > 1_000, "seed {seed}: {fitted}");
     }
 
     #[test]
