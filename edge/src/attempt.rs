@@ -174,7 +174,6 @@ impl<'a> Attempt<'a> {
         }
         let (entry, body) = (&self.turn.entry, self.body.clone());
         let sent = edge.upstreams.send(entry, "POST", self.path, &headers, body, left).await?;
-        edge.hear_load(&self.turn.node, asked.version, load_of(&sent));
         let (sent, head, kind) = match &self.turn.entry.kind {
             NodeKind::Agent(_) => {
                 let (sent, head) = self.judge(sent).await?;
@@ -195,7 +194,8 @@ impl<'a> Attempt<'a> {
     /// Reads the head: a stream of the internal protocol, the engine's refusal, or the node's failure.
     async fn judge(&self, mut sent: Upstream) -> Result<(Upstream, Head), Failed> {
         let (edge, region) = (self.turn.edge, &self.turn.node.region);
-        let status = sent.status();
+        let (status, load) = (sent.status(), load_of(&sent));
+        edge.hear_load(&self.turn.node, self.asked.version, load);
         let replica: Option<ReplicaId> =
             sent.header(header::REPLICA).and_then(|replica| replica.parse().ok());
         let failed = |reason: String, outcome, replica| {
@@ -255,7 +255,7 @@ impl<'a> Attempt<'a> {
                 replica,
             ));
         }
-        let step = load_of(&sent).map(|load| Duration::from_micros(load.step_us.into()));
+        let step = load.map(|load| Duration::from_micros(load.step_us.into()));
         Ok((sent, Head { start, prompt_tokens, exactness, step, replica }))
     }
 
@@ -334,6 +334,7 @@ impl From<UpstreamError> for Failed {
     }
 }
 
+/// What an agent says of its node. Nobody else is asked, and a server's word would stand for all requests.
 fn load_of(upstream: &Upstream) -> Option<LoadFrame> {
     upstream.header(header::LOAD)?.parse().ok()
 }

@@ -84,7 +84,9 @@ impl<'a> Attempt<'a> {
         let (entry, body) = (&self.turn.entry, self.body.clone());
         let sent = edge.upstreams.send(entry, "POST", opaque.path, &headers, body, left).await;
         let sent = sent.map_err(broken)?;
-        edge.hear_load(&self.turn.node, asked.version, load_of(&sent));
+        if let NodeKind::Agent(_) = entry.kind {
+            edge.hear_load(&self.turn.node, asked.version, load_of(&sent));
+        }
         let mut sent = self.judge_unread(sent).await?;
         let left = self.deadline.saturating_duration_since(Instant::now());
         let first = tokio::time::timeout(left, sent.read_part()).await;

@@ -47,11 +47,16 @@ pub(super) fn check(head: &[u8]) -> Result<(), BadHead> {
     // Some clients send an empty line after a body.
     let head = head.strip_prefix(b"\r\n").unwrap_or(head);
     let lines = head.strip_suffix(b"\r\n\r\n").ok_or(BadHead::LineEnd)?;
-    let mut lines = lines.split(|byte| *byte == b'\n').peekable();
+    let mut rest = Some(lines);
     let mut next = || {
-        let line = lines.next()?;
-        // The last line's end is what was taken off above.
-        Some(if lines.peek().is_some() { line.strip_suffix(b"\r").ok_or(BadHead::LineEnd) } else { Ok(line) })
+        let lines = rest?;
+        let Some(end) = memchr::memchr(b'\n', lines) else {
+            // This one's end is what was taken off above.
+            rest = None;
+            return Some(Ok(lines));
+        };
+        rest = Some(&lines[end + 1..]);
+        Some(lines[..end].strip_suffix(b"\r").ok_or(BadHead::LineEnd))
     };
     let is_old = request_line(next().unwrap_or(Ok(b""))?)?;
     let mut framing = Framing::default();
@@ -137,8 +142,10 @@ impl Framing {
 }
 
 fn is_token(text: &[u8]) -> bool {
-    let is_token_byte =
-        |byte: &u8| byte.is_ascii_alphanumeric() || memchr::memchr(*byte, b"!#$%&'*+-.^_`|~").is_some();
+    let is_token_byte = |byte: &u8| {
+        matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.')
+            || matches!(byte, b'^'..=b'`' | b'|' | b'~')
+    };
     !text.is_empty() && text.iter().all(is_token_byte)
 }
 

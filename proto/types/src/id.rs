@@ -139,11 +139,9 @@ pub struct BadId {
 /// In one go: ids are written for every request.
 pub(crate) fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        text.extend([byte >> 4, byte & 15].map(|digit| char::from(DIGITS[usize::from(digit)])));
-    }
-    f.write_str(&text)
+    let digits = |byte: &u8| [byte >> 4, byte & 15].map(|digit| DIGITS[usize::from(digit)]);
+    let text: Vec<u8> = bytes.iter().flat_map(digits).collect();
+    f.write_str(std::str::from_utf8(&text).expect("digits are ASCII"))
 }
 
 /// Exactly `N` bytes in lower-case hexadecimal.
