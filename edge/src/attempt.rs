@@ -329,7 +329,12 @@ impl Failed {
 impl From<UpstreamError> for Failed {
     fn from(error: UpstreamError) -> Self {
         let stage = if error.reached_the_node() { Stage::NoHead } else { Stage::NotReached };
-        let (reason, outcome) = (error.to_string(), Outcome::Failed);
+        let outcome = match error {
+            // Said of a model whose clients are impatient, or at the end of a round; the node may be as ever.
+            UpstreamError::Stalled(after) if after < BLAMED_AFTER => Outcome::Unknown,
+            _ => Outcome::Failed,
+        };
+        let reason = error.to_string();
         Self::Node(NodeFailed { reason, stage, replica: None, outcome, retry_after: None })
     }
 }
@@ -415,3 +420,5 @@ const PROMPT_TOKENS_MAX: u64 = 1_000_000_000;
 /// An engine's refusal is one error object.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
+/// A node that says nothing for so long fails whoever asks.
+const BLAMED_AFTER: Duration = Duration::from_secs(10);

@@ -140,9 +140,8 @@ impl<'a> Attempts<'a> {
     /// Notes a failure that cost the client nothing. `Err` = no attempt is left.
     pub(crate) fn failed(&mut self, failed: NodeFailed) -> Result<(), Stop> {
         let stage = self.note(failed);
-        let in_time = Instant::now() + ATTEMPT_WORTH < self.deadline;
         let may_go_on = self.worked_on < ATTEMPTS_MAX && self.nodes.len() < ATTEMPTS_WITH_DEAD_NODES_MAX;
-        if !(may_go_on && in_time) {
+        if !(may_go_on && self.is_in_time()) {
             return Err(self.exhausted().into());
         }
         // The prompt was computed for nothing; a wave of such failures must not become twice that wave of prompts.
@@ -355,26 +354,50 @@ impl<'a> Attempts<'a> {
         match hedge.flatten() {
             Some(after) => (after, PaidBy::Hedges),
             // Whatever the prompt: one that hangs in an engine must not spend the time of all attempts.
-            None => (self.asked.waits.first_token / LATE_SHARE, PaidBy::Retries),
+            // But what is slow by prediction hangs nowhere, however impatient the model's clients are.
+            None => {
+                let late = self.asked.waits.first_token / LATE_SHARE;
+                (late.max(SLOW_TIMES * attempt.predicted), PaidBy::Retries)
+            }
         }
     }
 
     /// The attempt beside one that has not begun after so long; `None` = there is nowhere to go, or nothing to pay with.
     async fn second(&mut self, after: Duration, paid_by: PaidBy<'_>) -> Option<Attempt<'a>> {
         tokio::time::sleep(after).await;
+        // The late node counts once more: where all were tried alike, a draw might else choose it again.
+        let late = self.nodes.len();
+        self.nodes.extend(self.nodes.last().cloned());
+        let second = self.paid_second(paid_by);
+        self.nodes.remove(late);
+        second
+    }
+
+    fn paid_second(&mut self, paid_by: PaidBy<'_>) -> Option<Attempt<'a>> {
         // Beside the first at the same node it would only wait in the same line.
-        if Instant::now() + ATTEMPT_WORTH > self.deadline || !self.is_elsewhere()() {
+        if !self.is_in_time() || !self.is_elsewhere()() {
             return None;
         }
         let (purpose, resumed) = match paid_by {
             PaidBy::Hedges => (self.may_pay_for_hedge().then_some(Purpose::Hedge)?, None),
             PaidBy::Retries => (self.may_pay_for_retry().then_some(Purpose::Hedge)?, None),
             PaidBy::Resumes(resumed) => {
-                self.wait_in_line().await.ok()?;
+                // In a storm it would stand before those that have not been tried once.
+                let mut place = InLine::enter(self.edge, self.asked.priority, self.tokens)?;
+                if !matches!(place.called(), Called::Now) {
+                    return None;
+                }
                 (Purpose::Resume, Some(resumed))
             }
         };
         self.choose(purpose, resumed).ok()
+    }
+
+    /// Whether another attempt in this round could do anything but fail.
+    fn is_in_time(&self) -> bool {
+        let waits = &self.asked.waits;
+        let round = if self.purpose == Purpose::Resume { waits.stall } else { waits.first_token };
+        Instant::now() + ATTEMPT_WORTH.min(round / 4) < self.deadline
     }
 
     /// What another node would need, should the answer break off.
@@ -448,7 +471,7 @@ impl<'a> Attempts<'a> {
                 // Not to a resume: it was not refused when it began.
                 Err(Failed::Request { .. }) => return Err(self.unsaved(made)),
             }
-            if made >= RESUME_ATTEMPTS_MAX || Instant::now() + ATTEMPT_WORTH > self.deadline {
+            if made >= RESUME_ATTEMPTS_MAX || !self.is_in_time() {
                 return Err(self.unsaved(made));
             }
         }
@@ -518,3 +541,5 @@ const RESUME_LATE_MIN: Duration = Duration::from_millis(300);
 const RESUME_LATE_MAX: Duration = Duration::from_secs(5);
 /// A third of what all attempts have together.
 const LATE_SHARE: u32 = 3;
+/// A first token that takes so many times what was predicted.
+const SLOW_TIMES: u32 = 2;

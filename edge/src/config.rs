@@ -213,8 +213,8 @@ fn keep_alive_seconds() -> u64 {
 /// Load balancers and proxies cut a connection that is silent for a minute, some for half of that; some browsers and
 /// mobile networks are no more patient. Most answers begin sooner, with their status still to be chosen.
 pub const KEEP_ALIVE_SECONDS: u64 = 10;
-/// No request waits longer for its first event, so this is never.
-const KEEP_ALIVE_SECONDS_MAX: u64 = 60;
+/// No model lets a request wait longer for its first event, so this is never.
+const KEEP_ALIVE_SECONDS_MAX: u64 = 600;
 /// Most load balancers look every two or three seconds, and believe the second look.
 pub const NOTICE_SECONDS: u64 = 5;
 /// DNS answers are kept no longer.
@@ -245,7 +245,7 @@ mod tests {
             notice_seconds = 301
             drain_seconds = 0
             handover = "/nowhere/handover"
-            keep_alive_seconds = 61
+            keep_alive_seconds = 601
             "#,
         )
         .unwrap();

@@ -90,8 +90,13 @@ impl Counted {
             return Ok(true);
         }
         // Checked in one go: serde_json would check each string for itself.
-        let json = std::str::from_utf8(data).map_err(|_| StreamError::NoChunk)?;
-        let chunk: Chunk<'_> = serde_json::from_str(json).map_err(|_| StreamError::NoChunk)?;
+        let json = std::str::from_utf8(data);
+        let chunk = match json {
+            Ok(json) => serde_json::from_str(json),
+            // Some servers cut characters in half where nobody reads them.
+            Err(_) => serde_json::from_slice(data),
+        };
+        let chunk: Chunk<'_> = chunk.map_err(|_| StreamError::NoChunk)?;
         if chunk.error.0 {
             return Err(StreamError::GaveUp);
         }
@@ -100,7 +105,7 @@ impl Counted {
         if !self.is_told {
             self.completion_tokens += saying as u64;
         }
-        if let ([choice], None) = (&choices[..], &chunk.usage)
+        if let (Ok(json), [choice], None) = (json, &choices[..], &chunk.usage)
             && let Some(text) = choice.text.or(choice.delta.content)
         {
             self.pattern.learn(json, text);

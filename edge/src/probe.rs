@@ -49,9 +49,11 @@ fn follow(edge: &Arc<Edge>, probes: &mut BTreeMap<NodeKey, Probe>, nodes: &BTree
 
 async fn probe(edge: Arc<Edge>, key: NodeKey, node: Arc<Node>) {
     let mut took = Duration::ZERO;
-    // Each worker has connections of its own, and no request shall be the first that dials.
+    // Each worker has connections of its own, and no request to an agent shall be the first that dials.
     for turn in 0.. {
         let asked = Instant::now();
+        // One that may serve a connection with a thread of its own is not made to hold several idle ones.
+        let turn = if matches!(node.kind, NodeKind::Agent(_)) { turn } else { 0 };
         let answered = ask(&edge, edge.workers.by_turn(turn), &key, &node, patience(took)).await;
         if answered.is_some() {
             took = asked.elapsed();

@@ -157,8 +157,7 @@ impl<'a, 'b> Delivery<'a, 'b> {
         let (began, position) = (Instant::now(), progress.completion_tokens());
         let mut waited = WATCHED_AFTER;
         while began.elapsed() < stall_max {
-            // However patient: another node needs the other half to go on.
-            let silence_max = patience.silence_max(*step).min(stall_max / 2);
+            let silence_max = patience.silence_max(*step, stall_max);
             // A resume that failed leaves the list of nodes it tried.
             attempts.lost(Some(&turn.node), None);
             let suspected = tokio::select! {
@@ -199,7 +198,7 @@ impl<'a, 'b> Delivery<'a, 'b> {
             }
             // Whatever raised the alarm is still so, and a resume may fail without a wait of its own.
             let left = stall_max.saturating_sub(began.elapsed());
-            waited = patience.silence_max(*step).max(RESUME_AGAIN_AFTER);
+            waited = patience.silence_max(*step, stall_max).max(RESUME_AGAIN_AFTER);
             tokio::select! {
                 biased;
                 advanced = &mut advanced => return came(advanced),

@@ -227,8 +227,9 @@ const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
 pub const LOAD: &str = "/rhumb/v1/load";
 
-/// As many as the edges of a large fleet that dial one node, several in each process.
-const CONNECTIONS_MAX: usize = 256;
+/// As the edges of a large fleet have that dial one node: one for each of their threads, 16 at most, and twice that
+/// while one edge takes over from another or certificates change.
+const CONNECTIONS_MAX: usize = 4096;
 /// Several round trips around the world, and no longer: a silent stranger keeps somebody else waiting.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -60,7 +60,7 @@ pub struct Waits {
     /// How long a request may wait for its first token: 1 to 600 [default: 60]
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     first_token_seconds: Option<u32>,
-    /// How long an answer may stand still before it is given up: 1 to 600 [default: 30]
+    /// How long an answer may stand still before another node has to go on with it: 1 to 600 [default: 30]
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     stall_seconds: Option<u32>,
 }
